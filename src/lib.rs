@@ -15,6 +15,7 @@
 
 pub mod asn1;
 pub mod error;
+pub mod keyfile;
 pub mod public;
 pub mod secret;
 pub mod spki;
