@@ -16,6 +16,7 @@
 pub mod asn1;
 pub mod error;
 pub mod keyfile;
+pub mod mechanism;
 pub mod public;
 pub mod secret;
 pub mod spki;
