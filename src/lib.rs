@@ -13,5 +13,11 @@
 //! | `openssl` | OpenSSL's C interface; knows nothing of PKCS#11 | `error` |
 //! | [`config`], [`uri`], [`keyfile`], [`pin`], [`mechanism`] | what users write, checked | `error`, `public` |
 
+pub mod asn1;
 pub mod error;
+pub mod keyfile;
+pub mod mechanism;
 pub mod public;
+pub mod secret;
+pub mod spki;
+pub mod uri;

@@ -1,0 +1,83 @@
+//! The files that stand for a key in the HSM. Such a file holds the key's public half and its URI, and never a secret.
+//!
+//! | form | PEM label | DER |
+//! |---|---|---|
+//! | reference, RSA | `RSA PRIVATE KEY` | RSAPrivateKey (RFC 8017 appendix A.1.2) with the true n and e, d = `hsmkey:1:` and the URI, all else 0 |
+//! | the same in PKCS#8 | `PRIVATE KEY` | OneAsymmetricKey (RFC 5958) around it |
+//! | pointer, any key | `PKCS#11 PROVIDER URI` | `SEQUENCE { VisibleString "PKCS#11 Provider URI v1.0", UTF8String uri }` |
+//!
+//! The pointer's DER is also the record that our decoders hand to each other: [`record`] makes it of either form, [`decode_record`]
+//! reads it.
+
+mod pem;
+mod pointer;
+mod reference;
+
+use zeroize::Zeroizing;
+
+use crate::error::Result;
+use crate::uri::Uri;
+
+pub use pem::{PemReader, Progress};
+pub use pointer::{POINTER_DESCRIPTION, decode_record, encode_record, from_pointer_der, write_pointer};
+pub use reference::{REFERENCE_MARKER, from_pkcs8_der, from_reference_der, write_reference};
+
+/// The label of a pointer file's PEM block, which pkcs11-provider uses too.
+pub const POINTER_LABEL: &str = "PKCS#11 PROVIDER URI";
+
+/// The PEM labels that a key file of ours can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Label {
+    /// `RSA PRIVATE KEY`: PKCS#1, ours if it holds the marker.
+    RsaPrivateKey,
+    /// `PRIVATE KEY`: PKCS#8, ours if it wraps a reference.
+    PrivateKey,
+    /// `PKCS#11 PROVIDER URI`: always ours.
+    Pointer,
+}
+
+impl Label {
+    const ALL: [Label; 3] = [Label::RsaPrivateKey, Label::PrivateKey, Label::Pointer];
+
+    /// What stands between `-----BEGIN ` and `-----`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Label::RsaPrivateKey => "RSA PRIVATE KEY",
+            Label::PrivateKey => "PRIVATE KEY",
+            Label::Pointer => POINTER_LABEL,
+        }
+    }
+}
+
+/// What a PEM block's content names; `None` for an ordinary key.
+///
+/// # Errors
+/// `BadKeyFile` for a file of ours that is damaged, `BadUri` for one whose URI is.
+pub fn from_block(label: Label, der: &[u8]) -> Result<Option<Uri>> {
+    match label {
+        Label::RsaPrivateKey => from_reference_der(der),
+        Label::PrivateKey => from_pkcs8_der(der),
+        Label::Pointer => from_pointer_der(der).map(Some),
+    }
+}
+
+/// The record of a PEM block, for the next decoder; `None` for an ordinary key.
+///
+/// A pointer is its own record, so that a PIN that somebody else wrote into one is not lost on the way: hence the wiping.
+///
+/// # Errors
+/// Those of [`from_block`].
+pub fn record(label: Label, der: Zeroizing<Vec<u8>>) -> Result<Option<Zeroizing<Vec<u8>>>> {
+    let uri = from_block(label, &der)?;
+    Ok(uri.map(|uri| if label == Label::Pointer { der } else { Zeroizing::new(encode_record(&uri)) }))
+}
+
+/// The text of a key file: what it is, the key's address, and the PEM block.
+fn file(label: Label, what: &str, uri: &Uri, der: &[u8]) -> String {
+    let block = pem_rfc7468::encode_string(label.name(), pem_rfc7468::LineEnding::LF, der)
+        .expect("the label is one of three good ones");
+    format!(
+        "# {what}, not the key. OpenSSL finds the key in the HSM through hsmkey.\n# {}\n{block}",
+        uri.address()
+    )
+}
