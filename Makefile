@@ -1,0 +1,55 @@
+# The front door. `make` lists what there is.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+# scripts/toolchain finds a cargo that is new enough, also where it is not in PATH.
+CARGO = PATH="$$(scripts/toolchain):$$PATH" cargo
+
+# Where this machine's OpenSSL looks for providers and keeps openssl.cnf.
+MODULESDIR ?= $(shell openssl version -m 2>/dev/null | sed -n 's/^MODULESDIR: "\(.*\)"$$/\1/p')
+OPENSSLDIR ?= $(shell openssl version -d 2>/dev/null | sed -n 's/^OPENSSLDIR: "\(.*\)"$$/\1/p')
+SYSCONFDIR ?= /etc
+
+.PHONY: help build demo test fmt clippy install uninstall clean
+
+help: ## this list
+	@echo "hsmkey: OpenSSL signs with keys that live in an HSM"
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
+	  || sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1    \2/p' Makefile
+
+build: ## hsmkey.so and the hsmkey command, in target/release (installs what the build needs)
+	@scripts/prerequisites demo
+	$(CARGO) build --release --locked --lib --bins
+	@cp -f target/release/libhsmkey.so target/release/hsmkey.so
+
+demo: build ## one signing script, run with a key file and then, unchanged, with a key in an HSM
+	@demo/run
+
+test: ## every test (installs what they need)
+	@scripts/prerequisites test
+	@scripts/test
+
+fmt: ## formats the code
+	$(CARGO) fmt --all
+
+clippy: ## the lints, as errors
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+install: ## hsmkey.so for OpenSSL, the command and its openssl.cnf (PREFIX, DESTDIR, MODULESDIR, OPENSSLDIR, SYSCONFDIR)
+	@test -f target/release/hsmkey.so || { echo "run make build first" >&2; exit 1; }
+	@test -n "$(MODULESDIR)" -a -n "$(OPENSSLDIR)" || { echo "no openssl 3 in PATH: give MODULESDIR and OPENSSLDIR" >&2; exit 1; }
+	install -D -m 755 target/release/hsmkey.so "$(DESTDIR)$(MODULESDIR)/hsmkey.so"
+	install -D -m 755 target/release/hsmkey "$(DESTDIR)$(PREFIX)/bin/hsmkey"
+	@install -d "$(DESTDIR)$(SYSCONFDIR)/hsmkey"
+	scripts/openssl-cnf "$(OPENSSLDIR)/openssl.cnf" > "$(DESTDIR)$(SYSCONFDIR)/hsmkey/openssl.cnf.new"
+	@# An administrator's changes stay.
+	@cd "$(DESTDIR)$(SYSCONFDIR)/hsmkey" && if [ -e openssl.cnf ]; then \
+	  cmp -s openssl.cnf openssl.cnf.new && rm openssl.cnf.new || echo "kept $(SYSCONFDIR)/hsmkey/openssl.cnf; the new one is beside it"; \
+	else mv openssl.cnf.new openssl.cnf; fi
+
+uninstall: ## removes hsmkey.so and the command; the configuration stays
+	rm -f "$(DESTDIR)$(MODULESDIR)/hsmkey.so" "$(DESTDIR)$(PREFIX)/bin/hsmkey"
+
+clean: ## removes what was built
+	$(CARGO) clean

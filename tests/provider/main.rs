@@ -1,0 +1,6 @@
+//! Unchanged programs with a key in the HSM: every scenario runs real programs on a real SoftHSM2 token.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod system_configuration;

@@ -1,0 +1,131 @@
+//! A token, an openssl.cnf that points at it, and programs that use both.
+
+use std::ffi::OsStr;
+use std::fmt::Write;
+use std::path::Path;
+
+use hsmkey::keyfile;
+use hsmkey::public::RsaPublicKey;
+use hsmkey::uri::Uri;
+use openssl::bn::BigNum;
+use openssl::pkey::{PKey, Private};
+use openssl::rsa::Rsa;
+
+use super::{Program, Recorder, Token, repository};
+
+/// A token with hsmkey configured for it. What programs call on the way to it is counted.
+pub struct Hsm {
+    /// The token.
+    pub token: Token,
+    /// Counts the calls.
+    pub recorder: Recorder,
+}
+
+/// A key that is in the HSM and, for comparison, here.
+pub struct Key {
+    /// The same key in software.
+    pub software: PKey<Private>,
+    /// Its URI, `pkcs11:token=test;object=LABEL;type=private`.
+    pub uri: String,
+    /// The path of its reference key file.
+    pub file: String,
+    /// The path of the software key's file, PKCS#8 PEM.
+    pub software_file: String,
+    /// The path of the public key's file, PEM.
+    pub public_file: String,
+}
+
+impl Hsm {
+    /// A token of its own, with the PIN in a file that the configuration names.
+    pub fn new() -> Self {
+        Self::on(Token::new())
+    }
+
+    /// hsmkey configured for a token.
+    pub fn on(token: Token) -> Self {
+        let recorder = Recorder::new(token.directory());
+        let hsm = Self { token, recorder };
+        hsm.configure(&[("pkcs11-module-token-pin", &format!("file:{}", hsm.token.pin_file()))]);
+        hsm
+    }
+
+    /// Writes the configuration anew: the conf/openssl.cnf that users get, the paths of this build, and these directives.
+    /// A directive `pkcs11-module-path` replaces the recorder's path.
+    pub fn configure(&self, directives: &[(&str, &str)]) {
+        let mut text = installed_configuration();
+        let mut section = vec![("pkcs11-module-path", Recorder::module().to_str().expect("an ASCII path"))];
+        section.extend(directives);
+        writeln!(text, "\n[hsmkey_sect]\nmodule = {}", super::provider().display())
+            .expect("a String takes all");
+        for (name, value) in section {
+            writeln!(text, "{name} = {value}").expect("a String takes all");
+        }
+        self.token.write("openssl.cnf", text);
+    }
+
+    /// The configuration file.
+    pub fn openssl_cnf(&self) -> String {
+        self.token.path("openssl.cnf")
+    }
+
+    /// The `openssl` command with hsmkey, in the token's directory.
+    pub fn openssl<I: IntoIterator<Item: AsRef<OsStr>>>(&self, arguments: I) -> Program {
+        self.program("openssl", arguments)
+    }
+
+    /// Any program with hsmkey, in the token's directory.
+    pub fn program<I: IntoIterator<Item: AsRef<OsStr>>>(
+        &self,
+        name: impl AsRef<OsStr>,
+        arguments: I,
+    ) -> Program {
+        self.set_up(Program::new(name, arguments)).env("OPENSSL_CONF", self.openssl_cnf())
+    }
+
+    /// The `hsmkey` command on this token.
+    pub fn hsmkey<I: IntoIterator<Item: AsRef<OsStr>>>(&self, arguments: I) -> Program {
+        self.set_up(Program::hsmkey(arguments))
+    }
+
+    fn set_up(&self, program: Program) -> Program {
+        let (name, value) = self.recorder.environment();
+        program
+            .current_dir(self.token.directory())
+            .env("HOME", self.token.directory())
+            .env("SOFTHSM2_CONF", self.token.softhsm2_conf())
+            .env(name, value)
+    }
+
+    /// A fresh RSA key, in the token and here, with its key files.
+    pub fn import_rsa(&self, bits: u32, label: &str) -> Key {
+        let exponent = BigNum::from_u32(65537).expect("a number");
+        self.import_rsa_key(Rsa::generate_with_e(bits, &exponent).expect("a key"), label)
+    }
+
+    /// An RSA key, put into the token, with its key files.
+    pub fn import_rsa_key(&self, rsa: Rsa<Private>, label: &str) -> Key {
+        let public = RsaPublicKey::new(&rsa.n().to_vec(), &rsa.e().to_vec());
+        let software = PKey::from_rsa(rsa).expect("an RSA key is a key");
+        self.token.import(&software, label, "a1");
+        let uri = format!("pkcs11:token={};object={label};type=private", self.token.label);
+        let parsed = Uri::parse(uri.as_bytes()).expect("labels of tests need no escapes");
+        let reference = keyfile::write_reference(&public, &parsed).expect("labels of tests are short");
+        let pkcs8 = software.private_key_to_pem_pkcs8().expect("a key can be written");
+        let spki = software.public_key_to_pem().expect("a key can be written");
+        Key {
+            uri,
+            file: self.token.write(&format!("{label}.key"), reference),
+            software_file: self.token.write(&format!("{label}.software.key"), pkcs8),
+            public_file: self.token.write(&format!("{label}.pub"), spki),
+            software,
+        }
+    }
+}
+
+/// conf/openssl.cnf as `make install` writes it on this machine.
+pub fn installed_configuration() -> String {
+    let version = Program::stock_openssl(["version", "-d"]).succeeds();
+    let directory = version.text().split('"').nth(1).expect("OPENSSLDIR: \"...\"").to_owned();
+    let system = Path::new(&directory).join("openssl.cnf");
+    Program::new(repository().join("scripts/openssl-cnf"), [system]).succeeds().text().to_owned()
+}

@@ -1,0 +1,42 @@
+//! What the scenarios are made of: a token of their own, an openssl.cnf, and programs run with a clean environment.
+//!
+//!     let hsm = Hsm::new();
+//!     let key = hsm.import_rsa(2048, "signing");
+//!     let signature = hsm.openssl(["dgst", "-sha256", "-sign", &key.file, "document"]).succeeds().stdout;
+//!
+//! Every test has its own directory and its own token in it, so tests run side by side; within one test one process
+//! follows the other, because SoftHSM2's start-up is not safe against another process's on the same token.
+#![allow(dead_code)]
+
+mod hsm;
+mod program;
+mod recorder;
+mod token;
+
+pub use hsm::{Hsm, Key};
+pub use program::Program;
+pub use recorder::Recorder;
+pub use token::Token;
+
+use std::path::{Path, PathBuf};
+
+/// The repository.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The shared library that cargo built for the running tests.
+pub fn provider() -> PathBuf {
+    built("libhsmkey.so")
+}
+
+/// A file that cargo put where the running test program is, or one directory above.
+pub fn built(name: &str) -> PathBuf {
+    let deps = std::env::current_exe().expect("the test program has a path");
+    deps.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join(name))
+        .find(|file| file.exists())
+        .unwrap_or_else(|| panic!("cargo did not build {name} beside {}", deps.display()))
+}

@@ -1,0 +1,119 @@
+//! A SoftHSM2 token in a directory of its own.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use openssl::pkey::{PKey, Private};
+use tempfile::TempDir;
+
+use super::Program;
+
+/// A SoftHSM2 token directory with a token in it; all of it goes when this is dropped.
+pub struct Token {
+    directory: TempDir,
+    /// CK_TOKEN_INFO label.
+    pub label: String,
+    /// The user's PIN.
+    pub pin: String,
+}
+
+impl Token {
+    /// A token named `test` with a PIN of CloudHSM's form.
+    pub fn new() -> Self {
+        Self::with("test", "crypto_user:a password")
+    }
+
+    /// A token with a label and a PIN of 4 to 255 characters.
+    pub fn with(label: &str, pin: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir(directory.path().join("tokens")).expect("a directory in it");
+        let tokens = directory.path().join("tokens");
+        let configuration =
+            format!("directories.tokendir = {}\nobjectstore.backend = file\n", tokens.display());
+        fs::write(directory.path().join("softhsm2.conf"), configuration).expect("a file in it");
+        let token = Self { directory, label: label.into(), pin: pin.into() };
+        token.initialise(label, pin);
+        token.write("pin", pin);
+        token
+    }
+
+    /// One more token in the same slot list.
+    pub fn initialise(&self, label: &str, pin: &str) {
+        let arguments = ["--init-token", "--free", "--label", label, "--so-pin", "an officer", "--pin", pin];
+        self.softhsm2_util(arguments).succeeds();
+    }
+
+    /// The directory, for whatever else a test needs.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A path in the directory, as a command line takes it.
+    pub fn path(&self, name: &str) -> String {
+        self.directory
+            .path()
+            .join(name)
+            .into_os_string()
+            .into_string()
+            .expect("temporary directories are UTF-8")
+    }
+
+    /// Writes a file into the directory, readable by its owner alone, and returns its path.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        let path = self.path(name);
+        fs::write(&path, content).expect("a file in the directory");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("our own file");
+        path
+    }
+
+    /// The value of SOFTHSM2_CONF.
+    pub fn softhsm2_conf(&self) -> String {
+        self.path("softhsm2.conf")
+    }
+
+    /// The file that holds the PIN.
+    pub fn pin_file(&self) -> String {
+        self.path("pin")
+    }
+
+    /// Puts a key pair into the token. Both halves get the label and the id (hexadecimal, may be shared by several keys).
+    pub fn import(&self, key: &PKey<Private>, label: &str, id: &str) {
+        let pkcs8 = key.private_key_to_pem_pkcs8().expect("a key can be written");
+        let file = self.write("import.pem", pkcs8);
+        let (token, pin) = (&self.label[..], &self.pin[..]);
+        let arguments =
+            ["--import", &file, "--token", token, "--pin", pin, "--label", label, "--id", id, "--force"];
+        self.softhsm2_util(arguments).succeeds();
+        fs::remove_file(file).expect("our own file");
+    }
+
+    /// SoftHSM2's command on this directory.
+    pub fn softhsm2_util<const N: usize>(&self, arguments: [&str; N]) -> Program {
+        Program::new("softhsm2-util", arguments).env("SOFTHSM2_CONF", self.softhsm2_conf())
+    }
+
+    /// OpenSC's command on this token, logged in.
+    pub fn pkcs11_tool<const N: usize>(&self, arguments: [&str; N]) -> Program {
+        let common = ["--module", softhsm(), "--token-label", &self.label, "--login", "--pin", &self.pin];
+        Program::new("pkcs11-tool", common.iter().chain(&arguments))
+            .env("SOFTHSM2_CONF", self.softhsm2_conf())
+    }
+}
+
+/// SoftHSM2's PKCS#11 module.
+pub fn softhsm() -> &'static str {
+    static MODULE: OnceLock<String> = OnceLock::new();
+    MODULE.get_or_init(|| {
+        let multiarch = format!("/usr/lib/{}-linux-gnu/softhsm/libsofthsm2.so", std::env::consts::ARCH);
+        ["/usr/lib/softhsm/libsofthsm2.so", &multiarch, "/usr/lib64/pkcs11/libsofthsm2.so"]
+            .into_iter()
+            .map(PathBuf::from)
+            .find(|module| module.exists())
+            .expect("SoftHSM2 is not installed: scripts/prerequisites test")
+            .into_os_string()
+            .into_string()
+            .expect("the path is ASCII")
+    })
+}
