@@ -14,6 +14,8 @@
 //! | [`config`], [`uri`], [`keyfile`], [`pin`], [`mechanism`] | what users write, checked | `error`, `public` |
 
 pub mod asn1;
+pub mod config;
+pub mod environment;
 pub mod error;
 pub mod keyfile;
 pub mod mechanism;

@@ -291,7 +291,8 @@ mod tests {
         assert_eq!(reason(&pointer.replacen("MF", "M*", 1)), Reason::BadKeyFile);
         assert_eq!(reason("-----BEGIN PKCS#11 PROVIDER URI-----\nComment: x\n"), Reason::BadKeyFile);
         let endless = "-----BEGIN PKCS#11 PROVIDER URI-----\n".to_owned() + &"A".repeat(LIMIT);
-        assert_eq!(reason(&endless), Reason::BadKeyFile);
+        let (outcome, lines) = read(&endless);
+        assert_eq!((outcome.unwrap_err().reason(), lines), (Reason::BadKeyFile, 2));
     }
 
     #[test]

@@ -177,7 +177,8 @@ impl Attribute<'_> {
         match octet {
             b'-' | b'.' | b'_' | b'~' => true,
             b':' | b'[' | b']' | b'@' | b'!' | b'$' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' => true,
-            b'&' => !self.in_query,
+            // In the query it is the delimiter and does not get here.
+            b'&' => true,
             b'/' | b'?' | b'|' => self.in_query,
             _ => octet.is_ascii_alphanumeric(),
         }
