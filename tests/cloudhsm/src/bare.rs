@@ -35,8 +35,15 @@ impl Bare {
     }
 }
 
-/// SoftHSM2's function list.
-pub fn module() -> Result<&'static CK_FUNCTION_LIST, CK_RV> {
+/// Runs `call` on SoftHSM2's function list.
+pub fn call(call: impl FnOnce(&CK_FUNCTION_LIST) -> CK_RV) -> CK_RV {
+    match module() {
+        Ok(list) => call(list),
+        Err(rv) => rv,
+    }
+}
+
+fn module() -> Result<&'static CK_FUNCTION_LIST, CK_RV> {
     let list = MODULE.load(Acquire);
     if !list.is_null() {
         // SAFETY: stored below from a reference that lives for ever.
@@ -62,20 +69,12 @@ pub fn in_session(session: CK_SESSION_HANDLE, call: impl FnOnce() -> CK_RV) -> C
     rv
 }
 
-/// Writes a login down.
+/// Writes a login down. The slot of a bare session is not known without asking, and asking would change something.
 ///
 /// # Safety
 /// `pin` is null or points to `length` bytes.
-pub unsafe fn log_login(
-    session: CK_SESSION_HANDLE,
-    user: CK_USER_TYPE,
-    pin: *const CK_BYTE,
-    length: CK_ULONG,
-    rv: CK_RV,
-) {
+pub unsafe fn log_login(user: CK_USER_TYPE, pin: *const CK_BYTE, length: CK_ULONG, rv: CK_RV) {
     // SAFETY: the caller's contract.
-    let name = unsafe { logs::user(pin, length) };
-    let _ = session;
-    // The slot of a bare session is not known without asking, and asking would change something.
+    let name = logs::user(unsafe { logs::bytes(pin, length) });
     logs::login(process(), 0, user, &name, rv);
 }

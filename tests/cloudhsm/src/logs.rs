@@ -1,4 +1,5 @@
-//! What is written down besides numbers: `<dir>/logins.log`, every C_Login with its result and never the PIN.
+//! What is written down besides numbers: `<dir>/logins.log`, every C_Login with its result and never the PIN;
+//! `<dir>/cloudhsm-pkcs11.log`, what CloudHSM's library logs; `<dir>/trace.log`, every call, on request.
 
 use std::{
     fs::OpenOptions,
@@ -10,7 +11,7 @@ use std::{
 
 use cryptoki_sys::*;
 
-use crate::{counters::Count, process::Process};
+use crate::{counters::Count, entry::Function, process::Process};
 
 /// Counts a login and appends its line, in one write so that processes do not mix theirs.
 pub fn login(process: &Process, slot: CK_SLOT_ID, user_type: CK_USER_TYPE, user: &str, rv: CK_RV) {
@@ -31,18 +32,55 @@ pub fn login(process: &Process, slot: CK_SLOT_ID, user_type: CK_USER_TYPE, user:
 }
 
 /// The user's name in a PIN, for the log: what is before the first `:`, reduced to harmless characters; `-` if there is none.
-///
-/// # Safety
-/// `pin` is null or points to `length` bytes.
-pub unsafe fn user(pin: *const CK_BYTE, length: CK_ULONG) -> String {
-    // SAFETY: the caller's contract.
-    let pin = unsafe { bytes(pin, length) };
+pub fn user(pin: &[u8]) -> String {
     match pin.iter().position(|byte| *byte == b':') {
         Some(colon) if colon > 0 => String::from_utf8_lossy(&pin[..colon])
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() || "_-.@".contains(c) { c } else { '?' })
             .collect(),
         _ => "-".to_owned(),
+    }
+}
+
+impl Process {
+    /// A line in `<dir>/cloudhsm-pkcs11.log`.
+    pub fn log_line(&self, text: &str) {
+        if self.settings.log {
+            let line = format!("{} ERROR [{}] ThreadId({}) {text}\n", now(), std::process::id(), thread());
+            append(self.settings.directory.as_deref(), "cloudhsm-pkcs11.log", &line);
+        }
+    }
+
+    /// The line that CloudHSM's library writes for a failed call (rule 33); with `trace` every call has a line of its own.
+    pub fn log_call(&self, function: Function, rv: CK_RV) {
+        if rv != CKR_OK && self.settings.log {
+            let chapter = chapter(function);
+            self.log_line(&format!(
+                "[cloudhsm_pkcs11::{chapter}::{function:?}] {function:?} failed, returning {rv:#010x}"
+            ));
+        }
+        if self.settings.trace {
+            let line =
+                format!("{} pid={} tid={} {function:?} {rv:#010x}\n", now(), std::process::id(), thread());
+            append(self.settings.directory.as_deref(), "trace.log", &line);
+        }
+    }
+}
+
+fn chapter(function: Function) -> &'static str {
+    use Function::*;
+    match function {
+        C_OpenSession | C_CloseSession | C_CloseAllSessions | C_GetSessionInfo | C_Login | C_Logout => {
+            "session"
+        }
+        C_Initialize | C_Finalize | C_GetInfo | C_GetFunctionList => "general",
+        C_GetSlotList | C_GetSlotInfo | C_GetTokenInfo | C_GetMechanismList | C_GetMechanismInfo => {
+            "slot_token"
+        }
+        C_SignInit | C_Sign | C_SignUpdate | C_SignFinal => "sign",
+        C_CreateObject | C_DestroyObject | C_GetAttributeValue | C_FindObjectsInit | C_FindObjects
+        | C_FindObjectsFinal => "object",
+        _ => "function",
     }
 }
 

@@ -5,11 +5,19 @@ use std::{
     ptr::null_mut,
     sync::atomic::{
         AtomicPtr,
-        Ordering::{AcqRel, Acquire},
+        Ordering::{AcqRel, Acquire, Release},
     },
 };
 
-use crate::{bare::Bare, counters::Counters, fork, settings::Settings};
+use crate::{
+    bare::Bare,
+    control::Control,
+    counters::{Count, Counters},
+    fork::{self, Inherited},
+    settings::Settings,
+    shared::Shared,
+    state::State,
+};
 
 /// All that belongs to one process.
 pub struct Process {
@@ -17,26 +25,48 @@ pub struct Process {
     pub settings: Settings,
     /// What was done.
     pub counters: Counters,
+    /// What all processes share.
+    pub shared: Shared,
+    /// What is to go wrong.
+    pub control: Control,
+    /// What the rules know.
+    pub state: State,
     /// The recorder of `rules = off`.
     pub bare: Bare,
+    /// What the parent left.
+    pub inherited: Inherited,
 }
 
 static PROCESS: AtomicPtr<Process> = AtomicPtr::new(null_mut());
 
+/// The state of this process, if it has one.
+pub fn current() -> Option<&'static Process> {
+    // SAFETY: only pointers from Box::into_raw are stored, and they are never freed.
+    unsafe { PROCESS.load(Acquire).as_ref() }
+}
+
 /// The state of this process, made at the first call. Never freed.
 pub fn process() -> &'static Process {
-    let process = PROCESS.load(Acquire);
-    if !process.is_null() {
-        // SAFETY: only pointers from Box::into_raw are stored, and they are never freed.
-        return unsafe { &*process };
-    }
+    current().unwrap_or_else(create)
+}
+
+#[cold]
+fn create() -> &'static Process {
     fork::watch();
     let settings = Settings::read();
     if let Some(problem) = &settings.problem {
         eprintln!("cloudhsm stand-in: {problem}");
     }
-    let counters = Counters::create(settings.directory.as_deref());
-    let new = Box::into_raw(Box::new(Process { settings, counters, bare: Bare::default() }));
+    let directory = settings.directory.as_deref();
+    let (counters, shared, control) =
+        (Counters::create(directory), Shared::open(directory), Control::new(directory));
+    let inherited = fork::inherited();
+    if inherited.initialised {
+        counters.more(Count::forked_child);
+    }
+    let (state, bare) = (State::default(), Bare::default());
+    let new =
+        Box::into_raw(Box::new(Process { settings, counters, shared, control, state, bare, inherited }));
     // Two threads may come here at once: one of them keeps an unused counter file, and nobody waits for a lock.
     match PROCESS.compare_exchange(null_mut(), new, AcqRel, Acquire) {
         // SAFETY: from Box::into_raw just now.
@@ -48,5 +78,5 @@ pub fn process() -> &'static Process {
 
 /// In the child, before anything else: forget the parent's state. Does nothing but store a pointer.
 pub fn forget() {
-    PROCESS.store(null_mut(), std::sync::atomic::Ordering::Release);
+    PROCESS.store(null_mut(), Release);
 }

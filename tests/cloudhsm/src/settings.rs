@@ -1,238 +1,209 @@
-//! The settings: `key = value` lines of the file that `CLOUDHSM_STANDIN` names, overridden by environment variables
-//! `CLOUDHSM_STANDIN_<KEY>`. README.md has the list.
-//!
-//! Keys are compared in lower case with `.` and `-` as `_`: `latency.C_Sign` is `CLOUDHSM_STANDIN_LATENCY_C_SIGN`.
+//! The settings of one process: every number that CLOUDHSM.md marks as inferred is one. README.md has the list with defaults.
 
-use std::{
-    collections::BTreeMap,
-    os::unix::ffi::OsStrExt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use crate::{
-    entry::{Function, NAMES},
-    requests,
-};
+use cryptoki_sys::*;
 
-const VARIABLE: &str = "CLOUDHSM_STANDIN";
+use crate::{entry::Function, requests, source::Source};
+
+/// What a child of an initialised process finds, until it initialises for itself (rule 26).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fork {
+    /// Every call but C_Initialize returns `fork_code`.
+    Error,
+    /// Every call but C_Initialize never returns.
+    Hang,
+    /// C_Initialize says ALREADY_INITIALIZED, every other call but C_Finalize fails; C_Finalize and C_Initialize cure it.
+    AlreadyInitialized,
+    /// Nothing works, C_Initialize neither.
+    Dead,
+}
 
 /// All settings of one process, checked.
 pub struct Settings {
-    /// Off: record only, and change nothing.
     pub rules: bool,
-    /// The PKCS#11 module behind us.
     pub softhsm: PathBuf,
-    /// Where counters, logs, control file and shared state are; `None` where there is no such place.
     pub directory: Option<PathBuf>,
-    /// By [`Function`]: is it a request to the HSM?
     pub requests: Vec<bool>,
     /// What is wrong with the settings; C_Initialize fails with it.
     pub problem: Option<String>,
+    pub configured: bool,
+    pub slot_id: CK_SLOT_ID,
+    /// SoftHSM2 labels of the tokens that are our slots; empty: the first initialised one.
+    pub tokens: Vec<String>,
+    /// What we call them; the last one serves the rest.
+    pub labels: Vec<String>,
+    pub token_flags: CK_FLAGS,
+    /// `user:password` -> SoftHSM2's PIN; empty: the PIN goes to SoftHSM2 as it is.
+    pub users: BTreeMap<String, String>,
+    pub pin_syntax_code: CK_RV,
+    pub lockout: u64,
+    pub lockout_code: CK_RV,
+    pub user_type_code: CK_RV,
+    pub lost_login_finds_nothing: bool,
+    pub read_only_sessions: bool,
+    pub sessions: u64,
+    pub sessions_code: CK_RV,
+    pub processes: u64,
+    pub processes_code: CK_RV,
+    pub fips: bool,
+    pub keygen_code: CK_RV,
+    pub single_part_code: CK_RV,
+    pub data_length_code: CK_RV,
+    pub hash_sign_limit: Option<u64>,
+    pub busy_code: CK_RV,
+    pub absent_code: CK_RV,
+    pub check_value: bool,
+    pub ec_point_on_private: bool,
+    pub empty_label_fails: bool,
+    pub empty_label_code: CK_RV,
+    pub unique_ids: bool,
+    pub traps: bool,
+    pub fork: Fork,
+    pub fork_code: CK_RV,
+    pub fork_gate: bool,
+    pub fork_in_flight_hangs: bool,
+    pub keys_on_one_hsm: Vec<String>,
+    pub key_availability_check: bool,
+    pub key_unavailable_code: CK_RV,
+    pub hsms: u64,
+    /// By [`Function`].
+    pub latency: Vec<Duration>,
+    pub signs_per_second: u64,
+    pub retry: bool,
+    pub retry_backoff: Duration,
+    pub log: bool,
+    pub trace: bool,
+    pub certificates: bool,
+    pub certificate_reads: u64,
+    pub null_signer: bool,
+    pub cant_lock: bool,
 }
 
 impl Settings {
     /// Reads file and environment.
     pub fn read() -> Settings {
         let mut source = Source::read();
-        let mut settings = Settings {
-            rules: source.flag("rules", true),
-            softhsm: source.text("softhsm", "/usr/lib/softhsm/libsofthsm2.so").into(),
-            directory: None,
-            requests: Function::ALL.iter().map(|function| requests::is_request(*function)).collect(),
-            problem: None,
-        };
         if let Some(configuration) = source.take("softhsm_conf") {
             // SAFETY: nobody reads the environment while a module is being loaded, as far as a module can know; SoftHSM2
             // has no other way to be told.
             unsafe { std::env::set_var("SOFTHSM2_CONF", configuration) };
         }
-        settings.directory = source.directory();
-        for (key, is_request) in [("requests", true), ("local", false)] {
-            for function in source.functions(key) {
-                settings.requests[function as usize] = is_request;
-            }
+        let sdk3 = source.choice("sdk", &["5", "3"]) == 1;
+        let mut settings = Settings {
+            rules: source.flag("rules", true),
+            softhsm: source.text("softhsm", "/usr/lib/softhsm/libsofthsm2.so").into(),
+            directory: source.directory(),
+            requests: requests(&mut source),
+            problem: None,
+            configured: source.flag("configured", true),
+            slot_id: source.number("slot_id", if sdk3 { 1 } else { 0x2000_0000_0000_0001 }),
+            tokens: source.list("token", ""),
+            labels: source.list("label", if sdk3 { "cavium" } else { "hsm1" }),
+            token_flags: source.number("token_flags", CKF_LOGIN_REQUIRED | CKF_TOKEN_INITIALIZED),
+            users: users(&mut source),
+            pin_syntax_code: source
+                .number("pin_syntax_code", if sdk3 { CKR_ARGUMENTS_BAD } else { CKR_PIN_INCORRECT }),
+            lockout: source.number("lockout", 5),
+            lockout_code: source.number("lockout_code", CKR_PIN_LOCKED),
+            user_type_code: source.number("user_type_code", CKR_USER_TYPE_INVALID),
+            lost_login_finds_nothing: source.choice("lost_login_finds", &["error", "nothing"]) == 1,
+            read_only_sessions: source.flag("read_only_sessions", false),
+            sessions: source.number("sessions", 1024),
+            sessions_code: source.number("sessions_code", CKR_SESSION_COUNT),
+            processes: source.number("processes", 900),
+            processes_code: source.number("processes_code", CKR_GENERAL_ERROR),
+            fips: source.flag("fips", false),
+            keygen_code: source.number("keygen_code", CKR_ATTRIBUTE_VALUE_INVALID),
+            single_part_code: source.number("single_part_code", CKR_FUNCTION_NOT_SUPPORTED),
+            data_length_code: source.number("data_length_code", CKR_DATA_LEN_RANGE),
+            hash_sign_limit: None,
+            busy_code: source
+                .number("busy_code", if sdk3 { CKR_OPERATION_ACTIVE } else { CKR_FUNCTION_FAILED }),
+            absent_code: source.number("absent_code", CKR_FUNCTION_NOT_SUPPORTED),
+            check_value: source.flag("check_value", true),
+            ec_point_on_private: source.flag("ec_point_on_private", false),
+            empty_label_fails: source.choice("empty_label", &["error", "ok"]) == 0,
+            empty_label_code: source.number("empty_label_code", CKR_ATTRIBUTE_VALUE_INVALID),
+            unique_ids: source.flag("unique_ids", false),
+            traps: source.choice("misordered", &["trap", "error"]) == 0,
+            fork: match source.choice("fork", &["error", "hang", "already-initialized", "dead"]) {
+                0 => Fork::Error,
+                1 => Fork::Hang,
+                2 => Fork::AlreadyInitialized,
+                _ => Fork::Dead,
+            },
+            fork_code: source.number("fork_code", CKR_CRYPTOKI_NOT_INITIALIZED),
+            fork_gate: source.flag("fork_gate", true),
+            fork_in_flight_hangs: source.choice("fork_in_flight", &["ok", "hang"]) == 1,
+            keys_on_one_hsm: source.list("keys_on_one_hsm", ""),
+            key_availability_check: source.flag("key_availability_check", true),
+            key_unavailable_code: source.number("key_unavailable_code", CKR_FUNCTION_FAILED),
+            hsms: source.number("hsms", 2),
+            latency: Vec::new(),
+            signs_per_second: source.number("signs_per_second", 1000),
+            retry: source.choice("retry", &["standard", "off"]) == 0,
+            retry_backoff: source.duration("retry_backoff", Duration::from_millis(50)),
+            log: source.flag("log", true),
+            trace: source.flag("trace", false),
+            certificates: source.flag("certificates", false),
+            certificate_reads: source.number("certificate_reads", 10),
+            null_signer: source.choice("signer", &["softhsm", "null"]) == 1,
+            cant_lock: source.flag("cant_lock", false),
+        };
+        if sdk3 || source.is_set("hash_sign_limit") {
+            settings.hash_sign_limit = Some(source.number("hash_sign_limit", 16_296));
         }
+        if !source.flag("validate_key_at_init", true) {
+            settings.requests[Function::C_SignInit as usize] = false;
+        }
+        settings.latency = latency(&mut source, &settings.requests);
         settings.problem = source.finish();
         settings
     }
 }
 
-/// Raw settings, each taken out when it is used, so that what is left over was misspelt.
-struct Source {
-    values: BTreeMap<String, String>,
-    problem: Option<String>,
+fn requests(source: &mut Source) -> Vec<bool> {
+    let mut requests: Vec<bool> =
+        Function::ALL.iter().map(|function| requests::is_request(*function)).collect();
+    for (key, is_request) in [("requests", true), ("local", false)] {
+        for function in source.functions(key) {
+            requests[function as usize] = is_request;
+        }
+    }
+    requests
 }
 
-impl Source {
-    fn read() -> Source {
-        let mut source = Source { values: BTreeMap::new(), problem: None };
-        match std::env::var_os(VARIABLE) {
-            Some(path) => match std::fs::read_to_string(&path) {
-                Ok(text) => source.parse(&text),
-                Err(error) => source.complain(format!("{VARIABLE}: {}: {error}", path.to_string_lossy())),
-            },
-            // A server that clears its environment still finds the file beside the module.
-            None => {
-                if let Some(text) =
-                    own_path().and_then(|path| std::fs::read_to_string(path.with_extension("conf")).ok())
-                {
-                    source.parse(&text);
-                }
+/// `users = cu1:password1=1234, ...`: names and passwords of crypto users, and the PIN that SoftHSM2's token wants.
+fn users(source: &mut Source) -> BTreeMap<String, String> {
+    let mut users = BTreeMap::new();
+    for user in source.list("users", "") {
+        match user.rsplit_once('=') {
+            Some((name, pin)) => {
+                users.insert(name.to_owned(), pin.to_owned());
             }
-        }
-        for (name, value) in std::env::vars_os() {
-            let name = name.to_string_lossy();
-            if let Some(key) = name.strip_prefix(VARIABLE).and_then(|rest| rest.strip_prefix('_')) {
-                source.values.insert(normal(key), value.to_string_lossy().into_owned());
-            }
-        }
-        source
-    }
-
-    fn parse(&mut self, text: &str) {
-        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-            match line.split_once('=') {
-                Some((key, value)) => {
-                    self.values.insert(normal(key.trim()), value.trim().to_owned());
-                }
-                None => self.complain(format!("not a setting: {line}")),
-            }
+            // Not echoed: it may hold a password.
+            None => source.complain("users: a user without =PIN".to_owned()),
         }
     }
-
-    fn complain(&mut self, problem: String) {
-        self.problem.get_or_insert(problem);
-    }
-
-    fn take(&mut self, key: &str) -> Option<String> {
-        self.values.remove(key)
-    }
-
-    fn text(&mut self, key: &str, default: &str) -> String {
-        self.take(key).unwrap_or_else(|| default.to_owned())
-    }
-
-    fn flag(&mut self, key: &str, default: bool) -> bool {
-        match self.take(key).as_deref() {
-            None => default,
-            Some("on" | "yes" | "true" | "1") => true,
-            Some("off" | "no" | "false" | "0") => false,
-            Some(other) => {
-                self.complain(format!("{key} = {other}: on or off"));
-                default
-            }
-        }
-    }
-
-    fn functions(&mut self, key: &str) -> Vec<Function> {
-        let mut functions = Vec::new();
-        for name in list(&self.take(key).unwrap_or_default()) {
-            match function(&name) {
-                Some(function) => functions.push(function),
-                None => self.complain(format!("{key}: {name} is no PKCS#11 function")),
-            }
-        }
-        functions
-    }
-
-    /// `dir`, or beside SoftHSM2's token directory; made if need be, writable for servers' workers too.
-    fn directory(&mut self) -> Option<PathBuf> {
-        let directory = match self.take("dir") {
-            Some(value) if value == "none" => return None,
-            Some(value) => PathBuf::from(value),
-            None => token_directory()?.with_extension("standin"),
-        };
-        if !directory.is_dir() {
-            std::fs::create_dir_all(&directory).ok()?;
-            let _ =
-                std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o1777));
-        }
-        Some(directory)
-    }
-
-    fn finish(mut self) -> Option<String> {
-        if let Some(key) = self.values.keys().next().cloned() {
-            self.complain(format!("no such setting: {key}"));
-        }
-        self.problem
-    }
+    users
 }
 
-/// The function of that name, in whatever case.
-pub fn function(name: &str) -> Option<Function> {
-    NAMES.iter().position(|known| known.eq_ignore_ascii_case(name)).map(|number| Function::ALL[number])
-}
-
-/// A duration: `500us`, `1ms`, `2s`; a bare number is milliseconds.
-pub fn duration(text: &str) -> Option<Duration> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let seconds = digits.parse::<f64>().ok().filter(|number| *number >= 0.0)?
-        * match &text[digits.len()..] {
-            "us" => 1e-6,
-            "ms" | "" => 1e-3,
-            "s" => 1.0,
-            _ => return None,
-        };
-    Duration::try_from_secs_f64(seconds).ok()
-}
-
-fn list(text: &str) -> Vec<String> {
-    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
-}
-
-fn normal(key: &str) -> String {
-    key.to_ascii_lowercase().replace(['.', '-'], "_")
-}
-
-/// The path that this module was loaded from.
-fn own_path() -> Option<PathBuf> {
-    // SAFETY: Dl_info is plain data, for which zeroes are valid.
-    let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
-    // SAFETY: any address may be asked for.
-    let found = unsafe { libc::dladdr(own_path as *const libc::c_void, &mut info) };
-    if found == 0 || info.dli_fname.is_null() {
-        return None;
-    }
-    // SAFETY: dladdr succeeded, so the name is a C string of the loader's.
-    let name = unsafe { std::ffi::CStr::from_ptr(info.dli_fname) };
-    Some(PathBuf::from(std::ffi::OsStr::from_bytes(name.to_bytes())))
-}
-
-/// SoftHSM2's token directory, from the configuration file that SoftHSM2 itself will read.
-pub fn token_directory() -> Option<PathBuf> {
-    let configuration = match std::env::var_os("SOFTHSM2_CONF") {
-        Some(path) => PathBuf::from(path),
-        None => {
-            let home =
-                std::env::var_os("HOME").map(|home| Path::new(&home).join(".config/softhsm2/softhsm2.conf"));
-            home.filter(|path| path.exists()).unwrap_or_else(|| "/etc/softhsm/softhsm2.conf".into())
-        }
+/// `latency` for every request; a search takes 50 times, a login 500 times as long unless they say otherwise (rule 29).
+fn latency(source: &mut Source, requests: &[bool]) -> Vec<Duration> {
+    let general = source.duration("latency", Duration::from_millis(1));
+    let find = source.duration("latency_find", general * 50);
+    let login = source.duration("latency_login", general * 500);
+    let default = |function: Function| match function {
+        _ if !requests[function as usize] => Duration::ZERO,
+        Function::C_FindObjectsInit => find,
+        Function::C_Login => login,
+        _ => general,
     };
-    let text = std::fs::read_to_string(configuration).ok()?;
-    let lines = text.lines().filter_map(|line| line.split_once('='));
-    let mut values = lines.filter(|(key, _)| key.trim() == "directories.tokendir");
-    values.next().map(|(_, value)| value.trim().trim_end_matches('/').into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_have_units_and_bare_numbers_are_milliseconds() {
-        assert_eq!(duration("500us"), Some(Duration::from_micros(500)));
-        assert_eq!(duration("2"), Some(Duration::from_millis(2)));
-        assert_eq!(duration("1.5s"), Some(Duration::from_millis(1500)));
-        assert_eq!(duration("5 parsecs"), None);
-        assert_eq!(duration("-1"), None);
+    let mut latency = Vec::new();
+    for function in Function::ALL {
+        let key = format!("latency_{function:?}").to_ascii_lowercase();
+        latency.push(source.duration(&key, default(*function)));
     }
-
-    #[test]
-    fn a_misspelt_setting_is_a_problem_and_not_ignored() {
-        let mut source = Source { values: BTreeMap::new(), problem: None };
-        source.parse("# comment\nrules = off\nLatency.C_Sign = 1ms\n");
-        assert!(!source.flag("rules", true));
-        assert!(source.finish().expect("left over").contains("latency_c_sign"));
-    }
+    latency
 }
