@@ -14,7 +14,7 @@ use crate::{
     bare,
     counters::Count,
     entry::Function,
-    fork, outage,
+    exit, fork, outage,
     process::{Process, process},
     sessions::{Inside, Session},
     softhsm::Answer,
@@ -89,6 +89,9 @@ pub fn absent(function: Function, bare: impl FnOnce(&CK_FUNCTION_LIST) -> CK_RV)
 fn counted(function: Function, call: impl FnOnce(&Process) -> CK_RV) -> CK_RV {
     let process = process();
     process.counters.call(function);
+    if exit::is_this_thread() {
+        process.counters.more(Count::calls_at_exit);
+    }
     let inside = IN_FLIGHT.fetch_add(1, AcqRel) + 1;
     process.counters.highest(Count::in_flight_max, inside);
     if inside > 1 && process.settings.cant_lock {
@@ -102,6 +105,8 @@ fn counted(function: Function, call: impl FnOnce(&Process) -> CK_RV) -> CK_RV {
     IN_FLIGHT.fetch_sub(1, AcqRel);
     if rv != CKR_OK {
         process.counters.error(function);
+    } else if function == Function::C_Initialize {
+        exit::watch(&process.watches_exit);
     }
     if process.settings.rules {
         process.log_call(function, rv);

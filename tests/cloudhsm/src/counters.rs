@@ -37,9 +37,10 @@ pub enum Count {
     length_queries,
     forks_with_calls_in_flight,
     forked_child,
+    calls_at_exit,
 }
 
-const GENERAL: [&str; 18] = [
+const GENERAL: [&str; 19] = [
     "calls",
     "requests",
     "requests_all_hsms",
@@ -58,6 +59,7 @@ const GENERAL: [&str; 18] = [
     "length_queries",
     "forks_with_calls_in_flight",
     "forked_child",
+    "calls_at_exit",
 ];
 const KINDS: [&str; 3] = ["calls", "requests", "errors"];
 const LINE: usize = 64;

@@ -15,6 +15,7 @@ use crate::{
     call,
     counters::Count,
     entry::Function,
+    exit,
     process::{self, Process},
     settings::Fork,
     softhsm, startup,
@@ -81,6 +82,7 @@ extern "C" fn in_child() {
     INHERITED.store(inherited, Release);
     process::forget();
     call::forget();
+    exit::forget();
     if process.settings.rules {
         startup::forget();
         softhsm::forget();

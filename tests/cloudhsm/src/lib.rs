@@ -12,6 +12,7 @@ mod control;
 mod counters;
 mod crypt;
 pub mod entry;
+mod exit;
 mod faults;
 mod find;
 mod fork;

@@ -108,7 +108,7 @@ impl Tries {
         let directory = call.process.settings.directory.as_ref().map(|directory| directory.join("lockout"));
         if let Some(directory) = directory.as_ref().filter(|directory| !directory.is_dir()) {
             let _ = std::fs::create_dir(directory);
-            let _ = std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o1777));
+            let _ = std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o777));
         }
         Tries(directory.map(|directory| directory.join(user.replace('.', "_"))))
     }

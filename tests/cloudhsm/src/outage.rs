@@ -70,10 +70,6 @@ impl Strike {
     /// Does what the fault does. `Ok` lets the call go on.
     pub fn befall(&self, call: &Call, session: Option<&Session>, slot: Option<usize>) -> Answer {
         let (state, settings) = (&call.process.state, &call.process.settings);
-        if let Some(session) = session {
-            end_operation(call.function, session);
-            session.broken_off.store(true, std::sync::atomic::Ordering::Release);
-        }
         let code = match self.kind {
             Kind::Block => {
                 self.block(call);
@@ -113,6 +109,9 @@ impl Strike {
             }
             Kind::Error | Kind::NotConfigured | Kind::Mixed | Kind::AllLost => self.code,
         };
+        if let Some(session) = session {
+            end_operation(call.function, session);
+        }
         Err(code)
     }
 
@@ -138,9 +137,9 @@ pub fn busy(call: &Call) {
 /// An operation that failed is over (PKCS#11 v2.40 section 5.11).
 fn end_operation(function: Function, session: &Session) {
     match function {
-        C_SignInit | C_Sign | C_SignUpdate | C_SignFinal => session.operations().signing = None,
+        C_SignInit | C_Sign | C_SignUpdate | C_SignFinal => session.break_off(),
         C_FindObjectsInit | C_FindObjects | C_FindObjectsFinal => session.operations().search = None,
-        _ => {}
+        _ => session.broken_off.store(true, std::sync::atomic::Ordering::Release),
     }
 }
 

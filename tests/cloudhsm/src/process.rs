@@ -4,7 +4,7 @@
 use std::{
     ptr::null_mut,
     sync::atomic::{
-        AtomicPtr,
+        AtomicBool, AtomicPtr,
         Ordering::{AcqRel, Acquire, Release},
     },
 };
@@ -33,6 +33,8 @@ pub struct Process {
     pub state: State,
     /// The recorder of `rules = off`.
     pub bare: Bare,
+    /// The handler for the end is registered.
+    pub watches_exit: AtomicBool,
     /// What the parent left.
     pub inherited: Inherited,
 }
@@ -64,9 +66,17 @@ fn create() -> &'static Process {
     if inherited.initialised {
         counters.more(Count::forked_child);
     }
-    let (state, bare) = (State::default(), Bare::default());
-    let new =
-        Box::into_raw(Box::new(Process { settings, counters, shared, control, state, bare, inherited }));
+    let (state, bare, watches_exit) = (State::default(), Bare::default(), AtomicBool::new(false));
+    let new = Box::into_raw(Box::new(Process {
+        settings,
+        counters,
+        shared,
+        control,
+        state,
+        bare,
+        watches_exit,
+        inherited,
+    }));
     // Two threads may come here at once: one of them keeps an unused counter file, and nobody waits for a lock.
     match PROCESS.compare_exchange(null_mut(), new, AcqRel, Acquire) {
         // SAFETY: from Box::into_raw just now.

@@ -23,6 +23,8 @@ use std::{
 
 use cryptoki_sys::*;
 
+use crate::exit;
+
 /// Calls a function of this process's SoftHSM2: `ask!(C_Sign(session, ...))` is `Ok(())` or the CKR. No lock of ours may be held.
 macro_rules! ask {
     ($function:ident ( $($argument:expr),* $(,)? )) => {
@@ -44,6 +46,8 @@ static GENERATION: AtomicU32 = AtomicU32::new(0);
 
 static INSIDE: AtomicU64 = AtomicU64::new(0);
 static GATE: AtomicBool = AtomicBool::new(false);
+/// The process ends: whoever is not inside stays outside.
+static CLOSED: AtomicBool = AtomicBool::new(false);
 static DRAINED: AtomicBool = AtomicBool::new(false);
 const DRAIN: Duration = Duration::from_millis(100);
 const HOLD: Duration = Duration::from_millis(5);
@@ -72,6 +76,10 @@ fn enter() {
     INSIDE.fetch_add(1, SeqCst);
     if depth > 0 {
         return;
+    }
+    if CLOSED.load(SeqCst) && !exit::is_this_thread() {
+        INSIDE.fetch_sub(1, SeqCst);
+        exit::wait_for_the_end();
     }
     let mut drained = None;
     while GATE.load(SeqCst) {
@@ -104,6 +112,15 @@ pub fn close_gate() {
     DRAINED.store(true, SeqCst);
 }
 
+/// At the end of the process: nobody but the ending thread goes in any more, and those inside get a second to come out.
+pub fn close_for_good() {
+    CLOSED.store(true, SeqCst);
+    let start = Instant::now();
+    while INSIDE.load(SeqCst) > u64::from(DEPTH.get() > 0) && start.elapsed() < Duration::from_secs(1) {
+        std::thread::sleep(Duration::from_micros(50));
+    }
+}
+
 /// After a fork, in the parent.
 pub fn open_gate() {
     GATE.store(false, SeqCst);
@@ -115,6 +132,7 @@ pub fn forget() {
     GENERATION.fetch_add(1, Relaxed);
     INSIDE.store(0, SeqCst);
     GATE.store(false, SeqCst);
+    CLOSED.store(false, SeqCst);
     DEPTH.set(0);
 }
 

@@ -142,8 +142,7 @@ impl Source {
         };
         if !directory.is_dir() {
             std::fs::create_dir_all(&directory).ok()?;
-            let _ =
-                std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o1777));
+            let _ = std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o777));
         }
         Some(directory)
     }

@@ -1,5 +1,6 @@
 //! Runs each scenario in a process of its own, with its own token and settings, on the module that cargo built beside the test.
-#![allow(dead_code, clippy::macro_metavars_in_unsafe)]
+// Not every test program uses every helper.
+#![allow(dead_code, unused_imports)]
 
 use std::{
     collections::HashMap,
@@ -87,13 +88,14 @@ pub struct Hsm {
 }
 
 /// Calls a function of the list: `c!(hsm, C_Sign(...))` is its CK_RV.
-#[macro_export]
 macro_rules! c {
     ($hsm:expr, $function:ident ( $($argument:expr),* $(,)? )) => {
         // SAFETY: the tests hand in pointers to their own live locals, or null on purpose.
         unsafe { $hsm.list.$function.expect(stringify!($function))($($argument),*) }
     };
 }
+
+pub(crate) use c;
 
 impl Hsm {
     fn load(directory: &Path) -> Hsm {
@@ -293,7 +295,7 @@ pub fn bits(bits: CK_ULONG) -> Attribute {
     number(CKA_MODULUS_BITS, bits)
 }
 
-/// Points into `attributes`.
+/// Points into `attributes`, which must therefore have a name.
 pub fn raw(attributes: &[Attribute]) -> Vec<CK_ATTRIBUTE> {
     let raw = |(type_, value): &Attribute| CK_ATTRIBUTE {
         type_: *type_,
