@@ -1,0 +1,427 @@
+//! Faults by the control file, latency, throughput, counters: rules 17, 28 to 31 and 33.
+mod common;
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use common::*;
+use cryptoki_sys::*;
+
+const DATA: &[u8] = b"digest info";
+
+#[test]
+fn rule_17_and_30_busy_is_retried_by_the_library_and_then_said() {
+    let busy = |hsm: &Hsm, code| {
+        let session = hsm.ready();
+        let (_, key) = hsm.pair(session, "k");
+        hsm.control("throttled on=C_Sign once");
+        assert_eq!(hsm.sign(session, key, DATA), Err(code));
+        assert_eq!(hsm.count("busy"), 4);
+        assert!(hsm.sign(session, key, DATA).is_ok());
+    };
+    scenario(&[("retry_backoff", "1ms")], move |hsm| busy(hsm, CKR_FUNCTION_FAILED));
+    scenario(&[("retry_backoff", "1ms"), ("sdk", "3"), ("slot_id", "0x2000000000000001")], move |hsm| {
+        busy(hsm, CKR_OPERATION_ACTIVE);
+    });
+}
+
+#[test]
+fn rule_28_a_program_that_finds_a_key_and_signs_once_makes_eight_requests() {
+    scenario(&[], |hsm| {
+        let session = hsm.ready();
+        hsm.pair(session, "k");
+        let child = in_child(Duration::from_secs(20), || {
+            let session = hsm.ready();
+            let key = hsm.find_key(session, "k_private");
+            hsm.attribute(session, key, CKA_MODULUS).expect("modulus");
+            hsm.sign(session, key, DATA).expect("signature");
+            // Eight requests; a search asks both HSMs; C_Initialize is none.
+            i32::from(
+                (hsm.count("requests"), hsm.count("requests_all_hsms"), hsm.count("calls")) != (8, 9, 9),
+            )
+        });
+        assert_eq!(child, Some(0));
+        let before = hsm.count("requests");
+        let key = hsm.find_key(session, "k_private");
+        assert_eq!(hsm.count("requests") - before, 3);
+        for _ in 0..5 {
+            hsm.sign(session, key, DATA).expect("signature");
+        }
+        assert_eq!(hsm.count("requests") - before, 13);
+        assert_eq!([hsm.count("requests.C_Sign"), hsm.count("requests.C_SignInit")], [5, 5]);
+        assert_eq!(hsm.count("length_queries"), 0);
+    });
+    scenario(
+        &[("validate_key_at_init", "off"), ("requests", "C_GetTokenInfo"), ("local", "C_OpenSession")],
+        |hsm| {
+            let session = hsm.ready();
+            let (_, key) = hsm.pair(session, "k");
+            hsm.sign(session, key, DATA).expect("signature");
+            let mut info = CK_TOKEN_INFO::default();
+            assert_eq!(c!(hsm, C_GetTokenInfo(SLOT, &mut info)), CKR_OK);
+            let requests = ["C_SignInit", "C_Sign", "C_GetTokenInfo", "C_OpenSession"];
+            assert_eq!(requests.map(|name| hsm.count(&format!("requests.{name}"))), [0, 1, 1, 0]);
+        },
+    );
+}
+
+#[test]
+fn rule_29_requests_take_their_time_in_parallel() {
+    scenario(
+        &[("latency", "1ms"), ("latency_login", "30ms"), ("latency_c_sign", "50ms"), ("signer", "null")],
+        |hsm| {
+            assert_eq!(hsm.initialize(), CKR_OK);
+            let session = hsm.open();
+            let start = Instant::now();
+            assert_eq!(hsm.login(session, PIN), CKR_OK);
+            assert!(start.elapsed() >= Duration::from_millis(30));
+            let (_, key) = hsm.pair(session, "k");
+            let start = Instant::now();
+            hsm.find_key(session, "k_private");
+            assert!(start.elapsed() >= Duration::from_millis(52));
+            let start = Instant::now();
+            std::thread::scope(|scope| {
+                for _ in 0..16 {
+                    scope.spawn(|| hsm.sign(hsm.open(), key, DATA).expect("signature"));
+                }
+            });
+            let took = start.elapsed();
+            assert!(took >= Duration::from_millis(51) && took < Duration::from_millis(400), "{took:?}");
+            assert!(hsm.count("in_flight_max") >= 8);
+            assert_eq!(hsm.count("session_violations"), 0);
+        },
+    );
+}
+
+#[test]
+fn rule_29_without_a_setting_a_request_takes_a_millisecond_and_a_login_half_a_second() {
+    scenario(&[("latency", "1ms")], |hsm| {
+        let start = Instant::now();
+        hsm.ready();
+        assert!(start.elapsed() >= Duration::from_millis(501));
+    });
+}
+
+#[test]
+fn rule_29_the_cluster_makes_only_so_many_signatures_a_second() {
+    scenario(
+        &[("signs_per_second", "20"), ("hsms", "1"), ("retry_backoff", "10ms"), ("signer", "null")],
+        |hsm| {
+            let session = hsm.ready();
+            let (_, key) = hsm.pair(session, "k");
+            let results: Vec<_> = (0..8).map(|_| hsm.sign(session, key, DATA).err()).collect();
+            assert!(results[..2].iter().all(Option::is_none), "{results:?}");
+            assert!(results.contains(&Some(CKR_FUNCTION_FAILED)) || hsm.count("busy") > 0, "{results:?}");
+            std::thread::sleep(Duration::from_millis(200));
+            assert!(hsm.sign(session, key, DATA).is_ok());
+        },
+    );
+}
+
+#[test]
+fn rule_31_one_shot_every_nth_and_until_cleared() {
+    scenario(&[], |hsm| {
+        let session = hsm.ready();
+        let (_, key) = hsm.pair(session, "k");
+        let results =
+            |count: usize| (0..count).map(|_| hsm.sign(session, key, DATA).err()).collect::<Vec<_>>();
+        hsm.control("hsm-replaced on=C_Sign");
+        assert_eq!(results(3), [Some(CKR_DEVICE_ERROR), None, None]);
+        hsm.control("error on=C_Sign every=3 code=0x32");
+        assert_eq!(results(6), [None, None, Some(0x32), None, None, Some(0x32)]);
+        hsm.control("general-error on=C_SignInit until-cleared");
+        assert_eq!(results(2), [Some(CKR_GENERAL_ERROR); 2]);
+        hsm.control("");
+        assert_eq!(results(1), [None]);
+        hsm.control("error on=C_Sign times=2 after code=0x31");
+        assert_eq!(results(3), [Some(0x31), Some(0x31), None]);
+        assert_eq!(hsm.count("faults"), 7);
+    });
+}
+
+#[test]
+fn rule_31_a_lost_session_is_gone_and_a_new_one_works() {
+    scenario(&[], |hsm| {
+        let (session, other) = (hsm.ready(), hsm.open());
+        let (_, key) = hsm.pair(session, "k");
+        hsm.control("session-lost on=C_Sign once");
+        assert_eq!(hsm.sign(session, key, DATA), Err(CKR_SESSION_HANDLE_INVALID));
+        assert_eq!(hsm.sign(session, key, DATA), Err(CKR_SESSION_HANDLE_INVALID));
+        assert!(hsm.sign(other, key, DATA).is_ok());
+        assert!(hsm.sign(hsm.open(), key, DATA).is_ok());
+        hsm.control("session-lost now");
+        assert_eq!(hsm.sign(other, key, DATA), Err(CKR_SESSION_HANDLE_INVALID));
+        assert!(hsm.sign(hsm.open(), key, DATA).is_ok());
+    });
+}
+
+#[test]
+fn rule_31_a_lost_login_is_lost_for_all_sessions_and_brings_new_handles() {
+    scenario(&[], |hsm| {
+        let (session, other) = (hsm.ready(), hsm.open());
+        let (_, key) = hsm.pair(session, "k");
+        hsm.control("login-lost on=C_SignInit once");
+        assert_eq!(hsm.sign(session, key, DATA), Err(CKR_USER_NOT_LOGGED_IN));
+        assert_eq!(hsm.sign(other, key, DATA), Err(CKR_USER_NOT_LOGGED_IN));
+        assert_eq!(hsm.find(other, &[]), Err(CKR_USER_NOT_LOGGED_IN));
+        assert_eq!(hsm.login(other, "cu1:wrong-password"), CKR_PIN_INCORRECT);
+        assert_eq!(hsm.login(other, PIN), CKR_OK);
+        assert_eq!(hsm.sign(session, key, DATA), Err(CKR_KEY_HANDLE_INVALID));
+        let key = hsm.find_key(other, "k_private");
+        assert!(hsm.sign(session, key, DATA).is_ok());
+    });
+    scenario(&[("lost_login_finds", "nothing")], |hsm| {
+        let session = hsm.ready();
+        hsm.pair(session, "k");
+        hsm.control("login-lost now");
+        assert_eq!(hsm.find(session, &[]), Ok(vec![]));
+    });
+}
+
+#[test]
+fn rule_31_changed_handles_are_found_again() {
+    scenario(&[], |hsm| {
+        let session = hsm.ready();
+        let (_, key) = hsm.pair(session, "k");
+        hsm.control("handles-changed on=C_SignInit once");
+        assert_eq!(hsm.sign(session, key, DATA), Err(CKR_KEY_HANDLE_INVALID));
+        assert_eq!(hsm.attribute(session, key, CKA_MODULUS), Err(CKR_OBJECT_HANDLE_INVALID));
+        let new = hsm.find_key(session, "k_private");
+        assert_ne!(new, key);
+        assert!(hsm.sign(session, new, DATA).is_ok());
+    });
+}
+
+#[test]
+fn rule_31_a_library_that_forgot_its_initialisation_takes_another() {
+    scenario(&[], |hsm| {
+        let session = hsm.ready();
+        let (_, key) = hsm.pair(session, "k");
+        hsm.control("not-initialized on=C_Sign once");
+        assert_eq!(hsm.sign(session, key, DATA), Err(CKR_CRYPTOKI_NOT_INITIALIZED));
+        assert_eq!(hsm.sign(session, key, DATA), Err(CKR_CRYPTOKI_NOT_INITIALIZED));
+        let session = hsm.ready();
+        let key = hsm.find_key(session, "k_private");
+        assert!(hsm.sign(session, key, DATA).is_ok());
+    });
+}
+
+#[test]
+fn rule_31_everything_lost_for_a_while_and_then_set_up_again() {
+    scenario(&[], |hsm| {
+        let session = hsm.ready();
+        let (_, key) = hsm.pair(session, "k");
+        let start = Instant::now();
+        hsm.control("all-lost ms=300");
+        assert_eq!(hsm.sign(session, key, DATA), Err(CKR_DEVICE_ERROR));
+        assert_eq!(hsm.open_on(SLOT), Err(CKR_DEVICE_ERROR));
+        // A process that starts now cannot reach the HSM either.
+        assert_eq!(
+            in_child(Duration::from_secs(20), || hsm.initialize() as i32),
+            Some(CKR_GENERAL_ERROR as i32)
+        );
+        let session = loop {
+            match hsm.open_on(SLOT) {
+                Ok(session) => break session,
+                Err(rv) => assert_eq!(rv, CKR_DEVICE_ERROR),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let took = start.elapsed();
+        assert!(took >= Duration::from_millis(290) && took < Duration::from_millis(600), "{took:?}");
+        assert_eq!(hsm.login(session, PIN), CKR_OK);
+        assert_eq!(hsm.sign(session, key, DATA), Err(CKR_KEY_HANDLE_INVALID));
+        let key = hsm.find_key(session, "k_private");
+        assert!(hsm.sign(session, key, DATA).is_ok());
+    });
+}
+
+#[test]
+fn rule_31_a_process_that_did_not_call_meanwhile_has_lost_everything_too() {
+    scenario(&[], |hsm| {
+        let session = hsm.ready();
+        hsm.control("all-lost ms=20");
+        std::thread::sleep(Duration::from_millis(60));
+        assert_eq!(hsm.find(session, &[]), Err(CKR_SESSION_HANDLE_INVALID));
+        assert_eq!(hsm.login(hsm.open(), PIN), CKR_OK);
+    });
+}
+
+#[test]
+fn rule_31_a_call_under_way_does_not_survive_the_loss() {
+    scenario(&[("latency_c_sign", "200ms"), ("signer", "null")], |hsm| {
+        let session = hsm.ready();
+        let (_, key) = hsm.pair(session, "k");
+        std::thread::scope(|scope| {
+            let signing = scope.spawn(|| hsm.sign(session, key, DATA));
+            std::thread::sleep(Duration::from_millis(50));
+            hsm.control("all-lost ms=1000 code=0x32");
+            assert_eq!(signing.join().expect("thread"), Err(CKR_DEVICE_REMOVED));
+        });
+    });
+}
+
+#[test]
+fn rule_31_one_of_two_clusters_is_lost_and_the_other_serves() {
+    scenario_on(&["alpha", "beta"], &[("token", "alpha, beta")], |hsm| {
+        let one = hsm.ready();
+        let two = hsm.open_on(SLOT + 1).expect("session");
+        assert_eq!(hsm.login(two, PIN), CKR_OK);
+        let ((_, first), (_, second)) = (hsm.pair(one, "k"), hsm.pair(two, "k"));
+        hsm.control("all-lost slot=1 ms=60s");
+        assert!(hsm.sign(one, first, DATA).is_err());
+        assert_eq!(hsm.open_on(SLOT), Err(CKR_DEVICE_ERROR));
+        assert!(hsm.sign(two, second, DATA).is_ok());
+    });
+}
+
+#[test]
+fn rule_31_a_blocked_session_stays_inside_while_the_others_go_on() {
+    scenario(&[], |hsm| {
+        let session = hsm.ready();
+        let (_, key) = hsm.pair(session, "k");
+        hsm.control("block ms=30s on=C_Sign once");
+        let signed = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            let start = Instant::now();
+            let blocked = scope.spawn(|| hsm.sign(session, key, DATA));
+            while hsm.count("faults") == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let session = hsm.open();
+                    for _ in 0..10 {
+                        hsm.sign(session, key, DATA).expect("signature");
+                        signed.fetch_add(1, Relaxed);
+                    }
+                });
+            }
+            while signed.load(Relaxed) < 40 {
+                assert!(start.elapsed() < Duration::from_secs(25));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            assert!(!blocked.is_finished());
+            // Clearing the fault lets it go, and the call succeeds.
+            hsm.control("");
+            assert!(blocked.join().expect("thread").is_ok());
+        });
+        assert_eq!(hsm.count("session_violations"), 0);
+    });
+}
+
+#[test]
+fn rule_31_the_client_is_not_configured_until_the_control_file_says_otherwise() {
+    scenario(&[], |hsm| {
+        std::fs::create_dir_all(hsm.standin_directory()).expect("directory");
+        hsm.control("not-configured until-cleared");
+        assert_eq!(hsm.initialize(), CKR_GENERAL_ERROR);
+        hsm.control("");
+        hsm.ready();
+    });
+}
+
+#[test]
+fn rule_31_one_fault_for_all_processes_strikes_once() {
+    scenario(&[], |hsm| {
+        let session = hsm.ready();
+        let (_, key) = hsm.pair(session, "k");
+        hsm.control("device-error on=C_Login,C_Sign once");
+        let child = in_child(Duration::from_secs(20), || {
+            assert_eq!(hsm.initialize(), CKR_OK);
+            hsm.login(hsm.open(), PIN) as i32
+        });
+        assert_eq!(child, Some(CKR_DEVICE_ERROR as i32));
+        assert!(hsm.sign(session, key, DATA).is_ok());
+    });
+}
+
+#[test]
+fn rule_31_five_percent_of_mixed_faults_can_be_recovered_from_every_time() {
+    scenario(&[("retry_backoff", "1ms")], |hsm| {
+        let mut session = hsm.ready();
+        let (_, mut key) = hsm.pair(session, "k");
+        let right = hsm.sign(session, key, DATA).expect("signature");
+        hsm.control("mixed on=C_SignInit,C_Sign,C_GetAttributeValue percent=5 seed=1");
+        for _ in 0..400 {
+            while hsm.sign(session, key, DATA).as_ref() != Ok(&right) {
+                let rv = hsm.initialize();
+                assert!([CKR_OK, CKR_CRYPTOKI_ALREADY_INITIALIZED].contains(&rv));
+                session = hsm.open();
+                let rv = hsm.login(session, PIN);
+                assert!([CKR_OK, CKR_USER_ALREADY_LOGGED_IN].contains(&rv), "{rv:#x}");
+                key = hsm.find_key(session, "k_private");
+            }
+        }
+        assert!((15..80).contains(&hsm.count("faults")));
+    });
+}
+
+#[test]
+fn rule_33_a_failed_call_is_logged_as_cloudhsm_logs_it() {
+    scenario(&[], |hsm| {
+        assert_eq!(hsm.initialize(), CKR_OK);
+        let mut session = 0;
+        assert_eq!(
+            c!(hsm, C_OpenSession(SLOT, 4, std::ptr::null_mut(), None, &mut session)),
+            CKR_FUNCTION_FAILED
+        );
+        let log = std::fs::read_to_string(hsm.standin_directory().join("cloudhsm-pkcs11.log")).expect("log");
+        let line = "[cloudhsm_pkcs11::session::C_OpenSession] C_OpenSession failed, returning 0x00000006";
+        assert!(
+            log.contains(&format!("ERROR [{}] ThreadId(", std::process::id())) && log.contains(line),
+            "{log}"
+        );
+    });
+}
+
+#[test]
+fn two_threads_in_one_session_are_counted() {
+    scenario(&[("latency_c_generaterandom", "100ms")], |hsm| {
+        let session = hsm.ready();
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut bytes = [0; 8];
+                    assert_eq!(c!(hsm, C_GenerateRandom(session, bytes.as_mut_ptr(), 8)), CKR_OK);
+                });
+            }
+        });
+        assert_eq!(hsm.count("session_violations"), 1);
+        assert_eq!(hsm.count("in_flight_max"), 2);
+    });
+}
+
+#[test]
+fn a_module_that_cannot_lock_says_so_and_counts_two_threads_inside() {
+    scenario(&[("cant_lock", "on"), ("latency_c_generaterandom", "50ms")], |hsm| {
+        assert_eq!(hsm.initialize(), CKR_CANT_LOCK);
+        assert_eq!(c!(hsm, C_Initialize(std::ptr::null_mut())), CKR_OK);
+        let (one, two) = (hsm.open(), hsm.open());
+        let random = |session| {
+            let mut bytes = [0; 8];
+            assert_eq!(c!(hsm, C_GenerateRandom(session, bytes.as_mut_ptr(), 8)), CKR_OK);
+        };
+        random(one);
+        random(two);
+        assert_eq!(hsm.count("module_violations"), 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| random(one));
+            scope.spawn(|| random(two));
+        });
+        assert_eq!(hsm.count("module_violations"), 1);
+    });
+}
+
+#[test]
+fn the_null_signer_answers_at_once_with_the_right_length() {
+    scenario(&[("signer", "null")], |hsm| {
+        let session = hsm.ready();
+        let (_, key) = hsm.pair(session, "k");
+        assert_eq!(hsm.sign(session, key, DATA), Ok(vec![0x5a; 256]));
+        assert_eq!(hsm.sign(session, key, &[0; 246]), Err(CKR_DATA_LEN_RANGE));
+        assert_eq!(hsm.count("requests.C_Sign"), 2);
+    });
+}
