@@ -3,4 +3,5 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod keygen_and_keyfile;
 mod system_configuration;

@@ -45,7 +45,7 @@ impl Recorder {
         ("CLOUDHSM_STANDIN", &self.settings)
     }
 
-    /// What all processes did since the last [`Recorder::reset`], added up.
+    /// What all processes did since the last [`Recorder::reset`], added up; of a `_max` the largest.
     pub fn counts(&self) -> Counts {
         let mut sum = Counts::default();
         for file in self.files() {
@@ -53,7 +53,8 @@ impl Recorder {
             for line in text.lines().filter(|line| !line.starts_with('#')) {
                 let (name, value) = line.split_once(char::is_whitespace).expect("a name and a value");
                 let value: u64 = value.trim().parse().expect("a number");
-                *sum.0.entry(name.into()).or_default() += value;
+                let entry = sum.0.entry(name.into()).or_default();
+                *entry = if name.ends_with("_max") { value.max(*entry) } else { value + *entry };
             }
         }
         sum

@@ -59,7 +59,7 @@ impl Reach {
         let module = ManuallyDrop::new(module);
         module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).map_err(|error| {
             let advice = "is the CloudHSM client configured, and its daemon started where it has one?";
-            Error::new(Reason::ModuleInitialise, format!("{error}; {advice}"))
+            Error::new(Reason::ModuleInitialise, format!("{}; {advice}", described(&error)))
         })?;
         let slot = choose(&module, &uri.token)?;
         let mut pin = pin::find(uri, self.pin_source.as_deref())?;
@@ -169,8 +169,21 @@ fn hsm_call(error: CryptokiError) -> Error {
         CryptokiError::Pkcs11(RvError::MechanismInvalid, _) => Reason::MechanismUnsupported,
         _ => Reason::HsmCall,
     };
-    match &error {
-        CryptokiError::Pkcs11(rv, function) => Error::new(reason, format!("{function}: {rv:?}")),
-        other => Error::new(reason, other.to_string()),
+    Error::new(reason, described(&error))
+}
+
+/// What failed, by the names of the standard: `C_Login returned CKR_PIN_INCORRECT`.
+fn described(error: &CryptokiError) -> String {
+    let CryptokiError::Pkcs11(rv, function) = error else {
+        return error.to_string();
+    };
+    // cryptoki has the standard's names in another case.
+    let mut name = String::from("CKR");
+    for letter in format!("{rv:?}").chars() {
+        if letter.is_ascii_uppercase() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
     }
+    format!("C_{function:?} returned {name}")
 }

@@ -11,7 +11,7 @@ use crate::output::{self, Output};
 
 /// Generate an RSA key pair in the HSM and print its URI
 ///
-/// The private key can sign, is sensitive and cannot be extracted. A label that a private key of the HSM has already is refused.
+/// The private key can sign and nothing else, is sensitive and cannot be extracted. A label that a private key of the HSM has already is refused.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -76,13 +76,16 @@ fn named(token: Uri, label: String, id: Option<Id>) -> Result<Uri> {
 /// The attributes of the public and of the private half (PKCS#11 v2.40 section 4.9 and 4.10, mechanisms section 2.1.2 and 2.1.3).
 ///
 /// CloudHSM wants the length and the exponent in the public template alone; with either in the private one it makes a key
-/// that can do nothing. The public half's CKA_PRIVATE is the HSM's own default, because CloudHSM allows no other.
+/// that can do nothing. The public half's CKA_PRIVATE is the HSM's own default, because CloudHSM allows no other. What a key may
+/// not do is said, because SoftHSM2's default is that it may.
 fn templates(uri: &Uri, bits: u64, exponent: u64) -> (Vec<Attribute>, Vec<Attribute>) {
     let exponent = exponent.to_be_bytes();
     let zeros = exponent.iter().take_while(|&&octet| octet == 0).count();
     let mut public = vec![
         Attribute::Token(true),
         Attribute::Verify(true),
+        Attribute::Encrypt(false),
+        Attribute::Wrap(false),
         Attribute::ModulusBits(Ulong::from(bits)),
         Attribute::PublicExponent(exponent[zeros..].to_vec()),
     ];
@@ -92,6 +95,8 @@ fn templates(uri: &Uri, bits: u64, exponent: u64) -> (Vec<Attribute>, Vec<Attrib
         Attribute::Sensitive(true),
         Attribute::Extractable(false),
         Attribute::Sign(true),
+        Attribute::Decrypt(false),
+        Attribute::Unwrap(false),
     ];
     for template in [&mut public, &mut private] {
         template.extend(uri.object.as_ref().map(|label| Attribute::Label(label.clone().into_bytes())));

@@ -1,0 +1,202 @@
+//! `hsmkey keygen` and `hsmkey keyfile` on a real token.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use hsmkey::keyfile::{from_pointer_der, from_reference_der};
+use hsmkey::public::PublicKey;
+
+use crate::support::{Hsm, Program, Recorder, Token};
+
+/// The command on this token, with the PIN's place named.
+fn hsmkey(hsm: &Hsm, arguments: &[&str]) -> Program {
+    let source = format!("file:{}", hsm.token.pin_file());
+    hsm.hsmkey(arguments.iter().chain(&["--pin-source", &source]))
+        .env("PKCS11_PROVIDER_MODULE", Recorder::module())
+}
+
+fn der(pem: &[u8]) -> Vec<u8> {
+    pem_rfc7468::decode_vec(pem).unwrap().1
+}
+
+/// What the token says about its keys, logged in.
+fn objects(hsm: &Hsm, kind: &str) -> String {
+    hsm.token.pkcs11_tool(["--list-objects", "--type", kind]).succeeds().text().to_owned()
+}
+
+#[test]
+fn a_generated_key_stays_in_the_token_and_can_only_sign() {
+    let hsm = Hsm::new();
+    let made =
+        hsmkey(&hsm, &["keygen", "--label", "rsa_test_key_pair", "--exponent", "65541", "--id", "0a1B"])
+            .succeeds();
+    assert_eq!(made.text(), "pkcs11:object=rsa_test_key_pair;id=%0A%1B;type=private\n");
+    let private = objects(&hsm, "privkey");
+    assert!(private.contains("2048 bits") || private.contains("RSA"), "{private}");
+    assert!(private.contains("Usage:      sign\n"), "{private}");
+    assert!(
+        private.contains("Access:     sensitive, always sensitive, never extractable, local\n"),
+        "{private}"
+    );
+    let public = objects(&hsm, "pubkey");
+    assert!(public.contains("RSA 2048 bits") && public.contains("Usage:      verify\n"), "{public}");
+}
+
+#[test]
+fn a_key_file_holds_the_public_half_and_the_uri() {
+    let hsm = Hsm::new();
+    let key = hsm.import_rsa(2048, "signing");
+    let expected = key.software.rsa().unwrap();
+    for (form, parse) in [("reference", false), ("pointer", true)] {
+        let mut arguments = vec!["keyfile", "pkcs11:object=signing", "--out", "-"];
+        arguments.extend(parse.then_some("--pointer"));
+        let pem = hsmkey(&hsm, &arguments).succeeds().stdout;
+        let uri = match parse {
+            false => from_reference_der(&der(&pem)).unwrap().unwrap(),
+            true => from_pointer_der(&der(&pem)).unwrap(),
+        };
+        let Some(PublicKey::Rsa(public)) = uri.public.clone() else { panic!("{form}: no public half") };
+        assert_eq!(
+            (public.modulus, public.exponent),
+            (expected.n().to_vec(), expected.e().to_vec()),
+            "{form}"
+        );
+        assert_eq!(uri.address().to_string(), "pkcs11:object=signing", "{form}");
+    }
+}
+
+#[test]
+fn a_uri_that_names_no_key_is_completed_where_there_is_only_one() {
+    let hsm = Hsm::new();
+    hsm.import_rsa(1024, "only");
+    let pem = hsmkey(&hsm, &["keyfile", "pkcs11:type=private"]).succeeds().stdout;
+    let uri = from_reference_der(&der(&pem)).unwrap().unwrap();
+    assert_eq!(uri.address().to_string(), "pkcs11:object=only;id=%A1;type=private");
+    hsm.import_rsa(1024, "second");
+    let refused = hsmkey(&hsm, &["keyfile", "pkcs11:type=private"]).fails();
+    assert_eq!(refused.status.code(), Some(1));
+    for name in ["object=only", "object=second"] {
+        assert!(refused.stderr.contains(name), "{refused}");
+    }
+}
+
+#[test]
+fn a_key_is_made_with_its_file_at_once() {
+    let hsm = Hsm::new();
+    let file = hsm.token.path("new.key");
+    let made = hsmkey(&hsm, &["keygen", "--label", "new", "--bits", "1024", "--out", &file]).succeeds();
+    assert_eq!(made.text(), "pkcs11:object=new;type=private\n");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let same = hsmkey(&hsm, &["keyfile", made.text().trim()]).succeeds();
+    assert_eq!(fs::read(&file).unwrap(), same.stdout);
+}
+
+#[test]
+fn a_file_that_exists_is_replaced_only_by_force_and_costs_no_key() {
+    let hsm = Hsm::new();
+    let file = hsm.token.write("there.key", "somebody's");
+    for force in [false, true] {
+        let mut arguments = vec!["keygen", "--label", "k", "--bits", "1024", "--out", &file];
+        arguments.extend(force.then_some("--force"));
+        let outcome = hsmkey(&hsm, &arguments).run();
+        assert_eq!(outcome.status.success(), force, "{outcome}");
+        assert_eq!(fs::read(&file).unwrap() != b"somebody's", force);
+        assert_eq!(!objects(&hsm, "privkey").is_empty(), force);
+    }
+    let leftovers = fs::read_dir(hsm.token.directory())
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("there.key."));
+    assert_eq!(leftovers.count(), 0);
+}
+
+#[test]
+fn a_label_that_is_taken_makes_no_second_key() {
+    let hsm = Hsm::new();
+    hsm.import_rsa(1024, "taken");
+    let before = objects(&hsm, "privkey");
+    hsmkey(&hsm, &["keygen", "--label", "taken", "--bits", "1024"]).fails();
+    assert_eq!(objects(&hsm, "privkey"), before);
+}
+
+#[test]
+fn a_wrong_pin_is_tried_once_and_shown_nowhere() {
+    let hsm = Hsm::new();
+    let wrong = "crypto_user:not the password";
+    hsm.token.write("pin", wrong);
+    let refused = hsmkey(&hsm, &["keyfile", "pkcs11:object=k"]).fails();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(refused.stderr.contains("CKR_PIN_INCORRECT"), "{refused}");
+    assert!(!refused.stderr.contains("not the password"), "{refused}");
+    assert_eq!(refused.stderr.lines().count(), 1, "{refused}");
+    assert_eq!(hsm.recorder.counts().get("calls.C_Login"), 1);
+}
+
+#[test]
+fn the_pin_comes_from_the_environment_where_nothing_nearer_says_it() {
+    let hsm = Hsm::new();
+    let plain =
+        |hsm: &Hsm, uri: &str| hsm.hsmkey(["keyfile", uri]).env("PKCS11_PROVIDER_MODULE", Recorder::module());
+    hsm.import_rsa(1024, "k");
+    plain(&hsm, "pkcs11:object=k").env("CLOUDHSM_PIN", &hsm.token.pin).succeeds();
+    plain(&hsm, "pkcs11:object=k").env("n3fips_password", &hsm.token.pin).succeeds();
+    let source = format!("pkcs11:object=k?pin-source=file:{}", hsm.token.pin_file());
+    plain(&hsm, &source).env("CLOUDHSM_PIN", "wrong").succeeds();
+}
+
+#[test]
+fn a_pin_on_the_command_line_is_refused_before_the_hsm_sees_it() {
+    let hsm = Hsm::new();
+    let refused = hsmkey(&hsm, &["keyfile", "pkcs11:object=k?pin-value=crypto_user:secret"]).fails();
+    assert!(!refused.stderr.contains("secret"), "{refused}");
+    assert_eq!(hsm.recorder.counts().get("calls.C_Login"), 0);
+}
+
+#[test]
+fn without_a_pin_and_a_terminal_it_says_where_one_may_stand() {
+    let hsm = Hsm::new();
+    let command =
+        hsm.hsmkey(["keyfile", "pkcs11:object=k"]).env("PKCS11_PROVIDER_MODULE", Recorder::module());
+    // setsid takes the terminal away from whoever runs the tests on one.
+    let refused = command.under("setsid", ["--wait"]).fails();
+    assert!(refused.stderr.contains("--pin-source") && refused.stderr.contains("CLOUDHSM_PIN"), "{refused}");
+}
+
+#[test]
+fn one_token_of_several_has_to_be_named() {
+    let token = Token::new();
+    token.initialise("other", "another pin");
+    let hsm = Hsm::on(token);
+    hsm.import_rsa(1024, "k");
+    let refused = hsmkey(&hsm, &["keyfile", "pkcs11:object=k"]).fails();
+    assert!(refused.stderr.contains("test") && refused.stderr.contains("other"), "{refused}");
+    assert_eq!(hsm.recorder.counts().get("calls.C_Login"), 0);
+    hsmkey(&hsm, &["keyfile", "pkcs11:token=test;object=k"]).succeeds();
+    let none = hsmkey(&hsm, &["keyfile", "pkcs11:token=elsewhere;object=k"]).fails();
+    assert_eq!(none.status.code(), Some(1));
+    let made = hsmkey(&hsm, &["keygen", "--token", "pkcs11:token=test", "--label", "new", "--bits", "1024"])
+        .succeeds();
+    assert_eq!(made.text(), "pkcs11:token=test;object=new;type=private\n");
+}
+
+#[test]
+fn a_wrong_command_line_is_status_2_and_a_wrong_module_status_1() {
+    let hsm = Hsm::new();
+    for wrong in [
+        &["keyfile"][..],
+        &["keyfile", "object=k"],
+        &["keygen"],
+        &["keygen", "--label", ""],
+        &["keygen", "--label", "k", "--id", "abc"],
+        &["keygen", "--label", "k", "--exponent", "4"],
+        &["sing"],
+    ] {
+        let outcome = hsm.hsmkey(wrong).fails();
+        assert_eq!(outcome.status.code(), Some(2), "{outcome}");
+    }
+    let text = hsm.token.write("module.so", "not a library");
+    for module in ["/nowhere/module.so", &text, "/usr/lib/x86_64-linux-gnu/libc.so.6"] {
+        let outcome = hsmkey(&hsm, &["keyfile", "pkcs11:object=k", "--module", module]).fails();
+        assert_eq!((outcome.status.code(), outcome.stderr.lines().count()), (Some(1), 1), "{outcome}");
+        assert!(outcome.stderr.contains(module), "{outcome}");
+    }
+}
