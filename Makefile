@@ -10,6 +10,7 @@ CARGO = PATH="$$(scripts/toolchain):$$PATH" cargo
 MODULESDIR ?= $(shell openssl version -m 2>/dev/null | sed -n 's/^MODULESDIR: "\(.*\)"$$/\1/p')
 OPENSSLDIR ?= $(shell openssl version -d 2>/dev/null | sed -n 's/^OPENSSLDIR: "\(.*\)"$$/\1/p')
 SYSCONFDIR ?= /etc
+BUILT ?= target/release
 
 .PHONY: help build demo test fmt clippy install uninstall clean
 
@@ -37,10 +38,10 @@ clippy: ## the lints, as errors
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 install: ## hsmkey.so for OpenSSL, the command and its openssl.cnf (PREFIX, DESTDIR, MODULESDIR, OPENSSLDIR, SYSCONFDIR)
-	@test -f target/release/hsmkey.so || { echo "run make build first" >&2; exit 1; }
+	@test -f "$(BUILT)/hsmkey.so" || { echo "run make build first" >&2; exit 1; }
 	@test -n "$(MODULESDIR)" -a -n "$(OPENSSLDIR)" || { echo "no openssl 3 in PATH: give MODULESDIR and OPENSSLDIR" >&2; exit 1; }
-	install -D -m 755 target/release/hsmkey.so "$(DESTDIR)$(MODULESDIR)/hsmkey.so"
-	install -D -m 755 target/release/hsmkey "$(DESTDIR)$(PREFIX)/bin/hsmkey"
+	install -D -m 755 "$(BUILT)/hsmkey.so" "$(DESTDIR)$(MODULESDIR)/hsmkey.so"
+	install -D -m 755 "$(BUILT)/hsmkey" "$(DESTDIR)$(PREFIX)/bin/hsmkey"
 	@install -d "$(DESTDIR)$(SYSCONFDIR)/hsmkey"
 	scripts/openssl-cnf "$(OPENSSLDIR)/openssl.cnf" > "$(DESTDIR)$(SYSCONFDIR)/hsmkey/openssl.cnf.new"
 	@# An administrator's changes stay.

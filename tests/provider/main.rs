@@ -4,4 +4,6 @@
 mod support;
 
 mod keygen_and_keyfile;
+mod readme;
+mod shared_library;
 mod system_configuration;

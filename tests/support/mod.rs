@@ -16,7 +16,7 @@ mod token;
 pub use hsm::{Hsm, Key};
 pub use program::Program;
 pub use recorder::Recorder;
-pub use token::Token;
+pub use token::{Token, softhsm};
 
 use std::path::{Path, PathBuf};
 
