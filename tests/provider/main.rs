@@ -4,6 +4,9 @@
 mod support;
 
 mod keygen_and_keyfile;
+mod ordinary_key_files;
 mod readme;
+mod requests;
 mod shared_library;
+mod signing;
 mod system_configuration;

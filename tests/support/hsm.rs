@@ -63,6 +63,15 @@ impl Hsm {
         self.token.write("openssl.cnf", text);
     }
 
+    /// Lists hsmkey before the default provider, as an administrator may.
+    pub fn list_hsmkey_first(&self) {
+        let text = std::fs::read_to_string(self.openssl_cnf()).expect("our own file");
+        let (ours, theirs) = ("hsmkey = hsmkey_sect\n", "default = default_sect\n");
+        let swapped = text.replacen(&format!("{theirs}{ours}"), &format!("{ours}{theirs}"), 1);
+        assert_ne!(swapped, text, "conf/openssl.cnf lists the providers otherwise");
+        self.token.write("openssl.cnf", swapped);
+    }
+
     /// The configuration file.
     pub fn openssl_cnf(&self) -> String {
         self.token.path("openssl.cnf")

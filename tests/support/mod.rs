@@ -8,11 +8,13 @@
 //! follows the other, because SoftHSM2's start-up is not safe against another process's on the same token.
 #![allow(dead_code)]
 
+mod compile;
 mod hsm;
 mod program;
 mod recorder;
 mod token;
 
+pub use compile::c_program;
 pub use hsm::{Hsm, Key};
 pub use program::Program;
 pub use recorder::Recorder;

@@ -96,4 +96,10 @@ impl Counts {
     pub fn requests(&self) -> u64 {
         self.get("requests")
     }
+
+    /// The counters whose name begins so and that are not 0, as `C_Sign=1`.
+    pub fn list(&self, beginning: &str) -> Vec<String> {
+        let named = self.0.iter().filter_map(|(name, value)| Some((name.strip_prefix(beginning)?, value)));
+        named.filter(|(_, value)| **value > 0).map(|(name, value)| format!("{name}={value}")).collect()
+    }
 }
