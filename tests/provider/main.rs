@@ -3,7 +3,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_input;
+mod certificates;
 mod keygen_and_keyfile;
+mod memory;
 mod ordinary_key_files;
 mod readme;
 mod requests;

@@ -18,11 +18,16 @@ pub struct Counts(BTreeMap<String, u64>);
 impl Recorder {
     /// A recorder whose files are in a directory.
     pub fn new(directory: &Path) -> Self {
-        let (settings, counts) = (directory.join("recorder.conf"), directory.join("counts"));
-        let text =
-            format!("rules = off\nsofthsm = {}\ndir = {}\n", super::token::softhsm(), counts.display());
-        std::fs::write(&settings, text).expect("a file in the directory");
-        Self { settings, counts }
+        let recorder = Self { settings: directory.join("recorder.conf"), counts: directory.join("counts") };
+        recorder.settings("rules = off");
+        recorder
+    }
+
+    /// Settings for the processes that start from now on, lines as in tests/cloudhsm/README.md. `rules = on` makes a CloudHSM of it.
+    pub fn settings(&self, lines: &str) {
+        let (softhsm, counts) = (super::token::softhsm(), self.counts.display());
+        let text = format!("softhsm = {softhsm}\ndir = {counts}\n{lines}\n");
+        std::fs::write(&self.settings, text).expect("a file in the directory");
     }
 
     /// The recording module.
