@@ -110,6 +110,39 @@ fn a_file_that_exists_is_replaced_only_by_force_and_costs_no_key() {
 }
 
 #[test]
+fn a_cloudhsm_makes_the_key_and_its_file() {
+    let hsm = Hsm::new();
+    hsm.recorder.settings("rules = on");
+    let made = hsmkey(&hsm, &["keygen", "--label", "rsa_test_key_pair", "--exponent", "65541"]).succeeds();
+    let file = hsmkey(&hsm, &["keyfile", made.text().trim()]).succeeds().stdout;
+    let uri = from_reference_der(&der(&file)).unwrap().unwrap();
+    assert_eq!(uri.address().to_string(), made.text().trim());
+    let private = objects(&hsm, "privkey");
+    assert!(private.contains("Usage:      sign\n") && private.contains("never extractable"), "{private}");
+}
+
+#[test]
+fn the_terminal_is_asked_for_the_pin_once_and_does_not_show_it() {
+    let hsm = Hsm::new();
+    hsm.import_rsa(1024, "asked");
+    // script(1) is a terminal; what it writes down is what a user sees. The PIN is typed after the prompt, as users do.
+    let user =
+        "until grep -q PIN seen 2>/dev/null; do sleep 0.05; done; sleep 0.3; printf '%s\\n' \"$TYPED\"";
+    let terminal = "script --quiet --flush --return --command \"$COMMAND\" seen >/dev/null; status=$?; cat seen; exit $status";
+    let command = format!("{} keyfile pkcs11:object=asked --out asked.out", env!("CARGO_BIN_EXE_hsmkey"));
+    let seen = hsm
+        .program("sh", ["-c", &format!("{{ {user}; }} | {{ {terminal}; }}")])
+        .env("PKCS11_PROVIDER_MODULE", Recorder::module())
+        .env("COMMAND", command)
+        .env("TYPED", &hsm.token.pin)
+        .run();
+    assert!(seen.status.success(), "{seen}");
+    assert_eq!(seen.text().matches("PIN").count(), 1, "{seen}");
+    assert!(!seen.text().contains(&hsm.token.pin), "{seen}");
+    assert!(fs::metadata(hsm.token.path("asked.out")).unwrap().len() > 0);
+}
+
+#[test]
 fn a_label_that_is_taken_makes_no_second_key() {
     let hsm = Hsm::new();
     hsm.import_rsa(1024, "taken");

@@ -10,6 +10,7 @@ mod memory;
 mod ordinary_key_files;
 mod readme;
 mod requests;
+mod scripts;
 mod shared_library;
 mod signing;
 mod system_configuration;

@@ -1,0 +1,68 @@
+//! The shell scripts, as far as they can be run without changing the machine.
+
+use std::fs;
+
+use crate::support::{Program, Token, repository};
+
+#[test]
+fn every_script_is_well_formed() {
+    let scripts = [
+        "scripts/prerequisites",
+        "scripts/toolchain",
+        "scripts/openssl-cnf",
+        "scripts/test",
+        "demo/run",
+        "demo/hsm",
+        "demo/sign",
+        ".ci/run",
+    ];
+    for script in scripts {
+        let path = repository().join(script);
+        let shell = if fs::read_to_string(&path).unwrap().starts_with("#!/bin/bash") { "bash" } else { "sh" };
+        Program::new(shell, ["-n".as_ref(), path.as_os_str()]).succeeds();
+    }
+    for directory in ["scripts", "demo"] {
+        for entry in fs::read_dir(repository().join(directory)).unwrap() {
+            let name = format!("{directory}/{}", entry.unwrap().file_name().to_string_lossy());
+            assert!(scripts.contains(&&*name), "{name} is not in the list");
+        }
+    }
+}
+
+#[test]
+fn a_machine_that_lacks_nothing_installs_nothing() {
+    let script = repository().join("scripts/prerequisites");
+    let home = std::env::var_os("HOME").unwrap_or_default();
+    // A package manager that is called fails the script.
+    let token = Token::new();
+    fs::create_dir(token.path("bin")).unwrap();
+    for manager in ["apt-get", "dnf", "sudo"] {
+        let path = token.write(&format!("bin/{manager}"), "#!/bin/sh\nexit 1\n");
+        Program::new("chmod", ["700", &path]).succeeds();
+    }
+    let path = format!("{}:{}", token.path("bin"), std::env::var("PATH").unwrap());
+    for set in ["demo", "test"] {
+        let quiet = Program::new(&script, [set]).env("PATH", &path).env("HOME", &home).succeeds();
+        assert_eq!((quiet.text(), &*quiet.stderr), ("", ""));
+    }
+    assert_eq!(Program::new(&script, ["everything"]).fails().status.code(), Some(2));
+}
+
+#[test]
+fn a_system_whose_sections_have_other_names_keeps_its_settings() {
+    let token = Token::new();
+    let system = token.write(
+        "system.cnf",
+        "HOME = .\nopenssl_conf = their_init # as ever\n[ their_init ]\nproviders = their_providers\nssl_conf = their_ssl\n\
+         [their_providers]\ndefault=their_default\nlegacy = their_legacy\n[their_default]\nactivate = 1\n\
+         [their_legacy]\nactivate = 1\n[their_ssl]\nsystem_default = their_system\n[their_system]\nMinProtocol = TLSv1.2\n",
+    );
+    let ours = Program::new(repository().join("scripts/openssl-cnf"), [&system]).succeeds();
+    // hsmkey's place is taken by a provider that every system has, so that all three are seen to be loaded.
+    let ours = ours.text().replace("module = hsmkey.so", "module = legacy.so");
+    let ours = token.write("openssl.cnf", ours);
+    let seen = Program::stock_openssl(["list", "-providers"]).env("OPENSSL_CONF", ours).succeeds();
+    let names: Vec<&str> =
+        seen.text().lines().filter(|line| line.starts_with("  ") && !line.starts_with("   ")).collect();
+    assert_eq!(names, ["  default", "  hsmkey", "  legacy"], "{seen}");
+}
