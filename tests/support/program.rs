@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -100,7 +100,8 @@ impl Program {
         let command = command.collect::<Vec<_>>().join(" ");
         let started = Instant::now();
         let mut process = Command::new(&self.name);
-        process.args(&self.arguments).env_clear().envs(self.environment);
+        // A group of its own, so that what it starts can be ended with it.
+        process.args(&self.arguments).env_clear().envs(self.environment).process_group(0);
         if let Some(directory) = &self.directory {
             process.current_dir(directory);
         }
@@ -124,7 +125,8 @@ impl Program {
                 break status;
             }
             if started.elapsed() > self.limit {
-                child.kill().expect("a child can be killed");
+                let group = format!("-{}", child.id());
+                Command::new("kill").args(["-KILL", "--", &group]).status().expect("kill runs");
                 child.wait().expect("a child can be waited for");
                 panic!("{command}: still running after {:?}", self.limit);
             }
