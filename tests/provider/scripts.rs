@@ -66,3 +66,22 @@ fn a_system_whose_sections_have_other_names_keeps_its_settings() {
         seen.text().lines().filter(|line| line.starts_with("  ") && !line.starts_with("   ")).collect();
     assert_eq!(names, ["  default", "  hsmkey", "  legacy"], "{seen}");
 }
+
+#[test]
+fn the_configuration_can_be_included_by_the_systems_file() {
+    // As the comment at the top of conf/openssl.cnf says it.
+    let token = Token::new();
+    let ours = fs::read_to_string(repository().join("conf/openssl.cnf")).unwrap();
+    let lines = ours.lines().filter(|line| !line.starts_with(".include "));
+    let ours = lines.collect::<Vec<_>>().join("\n").replace("module = hsmkey.so", "module = legacy.so");
+    assert!(ours.contains("module = legacy.so"));
+    let included = token.write("hsmkey.cnf", ours);
+    let version = Program::stock_openssl(["version", "-d"]).succeeds();
+    let system = format!("{}/openssl.cnf", version.text().split('"').nth(1).unwrap());
+    let system = format!("{}\n.include {included}\n", fs::read_to_string(system).unwrap());
+    let system = token.write("system.cnf", system);
+    let seen = Program::stock_openssl(["list", "-providers"]).env("OPENSSL_CONF", system).succeeds();
+    for provider in ["\n  default\n", "\n  hsmkey\n"] {
+        assert!(seen.text().contains(provider), "{seen}");
+    }
+}
