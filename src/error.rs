@@ -156,7 +156,11 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let data = self.data();
-        if data.is_empty() { f.write_str(self.reason.text()) } else { write!(f, "{}: {data}", self.reason.text()) }
+        if data.is_empty() {
+            f.write_str(self.reason.text())
+        } else {
+            write!(f, "{}: {data}", self.reason.text())
+        }
     }
 }
 
@@ -195,6 +199,9 @@ mod tests {
         let call = Call { function: "C_Login", rv: 0xa0, rv_name: "CKR_PIN_INCORRECT" };
         let error = Error::new(Reason::PinRejected, "slot 1").with_call(call);
         assert_eq!(error.data(), "C_Login returned CKR_PIN_INCORRECT (0xa0): slot 1");
-        assert_eq!(error.to_string(), "the HSM rejected the PIN: C_Login returned CKR_PIN_INCORRECT (0xa0): slot 1");
+        assert_eq!(
+            error.to_string(),
+            "the HSM rejected the PIN: C_Login returned CKR_PIN_INCORRECT (0xa0): slot 1"
+        );
     }
 }
