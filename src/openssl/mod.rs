@@ -1,0 +1,17 @@
+//! OpenSSL's C interface of a provider, made safe: what lies above sees traits, slices and [`Result`](crate::error::Result)s.
+//!
+//! This module knows nothing of PKCS#11. It links to no libcrypto: what it needs comes through the core's upcalls
+//! ([`core`]) and, for digests, from the libcrypto that loaded us ([`host`]).
+
+#![allow(unsafe_code)]
+
+pub mod algorithm;
+#[allow(missing_docs, clippy::undocumented_unsafe_blocks)]
+pub mod bindings;
+mod boundary;
+pub mod core;
+pub mod digest;
+mod dispatch;
+mod host;
+pub mod operation;
+pub mod params;

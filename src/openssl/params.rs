@@ -1,0 +1,407 @@
+//! OSSL_PARAM (OSSL_PARAM(3)): requests that OpenSSL sends us, answers that we write, lists that we hand to its callbacks.
+
+use std::borrow::Cow;
+use std::ffi::{CStr, CString, c_void};
+use std::marker::PhantomData;
+
+use super::bindings as c;
+use crate::error::{Result, bail};
+
+/// The end of every OSSL_PARAM array.
+pub(super) const END: c::OSSL_PARAM = c::OSSL_PARAM {
+    key: std::ptr::null(),
+    data_type: 0,
+    data: std::ptr::null_mut(),
+    data_size: 0,
+    return_size: 0,
+};
+
+/// What a parameter holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A signed integer of any size.
+    Integer,
+    /// An unsigned integer of any size.
+    Unsigned,
+    /// Text.
+    Utf8,
+    /// Bytes.
+    Octets,
+}
+
+impl Kind {
+    const fn code(self) -> u32 {
+        match self {
+            Kind::Integer => c::OSSL_PARAM_INTEGER,
+            Kind::Unsigned => c::OSSL_PARAM_UNSIGNED_INTEGER,
+            Kind::Utf8 => c::OSSL_PARAM_UTF8_STRING,
+            Kind::Octets => c::OSSL_PARAM_OCTET_STRING,
+        }
+    }
+}
+
+/// A table of what can be got or set, in the form that OpenSSL reads. Made by [`descriptors!`].
+#[derive(Clone, Copy)]
+pub struct Descriptors(&'static [c::OSSL_PARAM]);
+
+impl Descriptors {
+    /// The table behind `list`, whose last element is the end mark: use [`descriptors!`], which puts it there.
+    pub const fn new(list: &'static [c::OSSL_PARAM]) -> Self {
+        assert!(list[list.len() - 1].key.is_null(), "a table of descriptors ends with its end mark");
+        Self(list)
+    }
+
+    pub(super) const fn as_ptr(self) -> *const c::OSSL_PARAM {
+        self.0.as_ptr()
+    }
+}
+
+/// One line of a table of descriptors.
+pub const fn descriptor(key: &'static CStr, kind: Kind) -> c::OSSL_PARAM {
+    c::OSSL_PARAM {
+        key: key.as_ptr(),
+        data_type: kind.code(),
+        data: std::ptr::null_mut(),
+        data_size: 0,
+        return_size: c::OSSL_PARAM_UNMODIFIED,
+    }
+}
+
+/// The end mark of a table of descriptors.
+pub const fn end() -> c::OSSL_PARAM {
+    END
+}
+
+/// `descriptors![c"bits" => Integer, ...]`: a table of what can be got or set.
+macro_rules! descriptors {
+    ($($key:expr => $kind:ident),* $(,)?) => {
+        $crate::openssl::params::Descriptors::new(&[
+            $($crate::openssl::params::descriptor($key, $crate::openssl::params::Kind::$kind),)*
+            $crate::openssl::params::end(),
+        ])
+    };
+}
+pub(crate) use descriptors;
+
+/// The entry of an array with this name.
+///
+/// # Safety
+/// `params` is null or an array ended by END that stays valid and in place during `'a`.
+unsafe fn locate<'a>(params: *const c::OSSL_PARAM, key: &CStr) -> Option<&'a c::OSSL_PARAM> {
+    if params.is_null() {
+        return None;
+    }
+    let mut entry = params;
+    loop {
+        // SAFETY: within the array: every entry before it had a name.
+        let param = unsafe { &*entry };
+        if param.key.is_null() {
+            return None;
+        }
+        // SAFETY: names are NUL-terminated (OSSL_PARAM(3)).
+        if unsafe { CStr::from_ptr(param.key) } == key {
+            return Some(param);
+        }
+        // SAFETY: this entry had a name, so it was not the last.
+        entry = unsafe { entry.add(1) };
+    }
+}
+
+/// Parameters that OpenSSL hands us to read.
+pub struct Params<'a> {
+    params: *const c::OSSL_PARAM,
+    lent: PhantomData<&'a c::OSSL_PARAM>,
+}
+
+impl<'a> Params<'a> {
+    /// # Safety
+    /// `params` is null or an array ended by END that nobody changes during `'a`, each entry's data of its type and size.
+    pub(super) unsafe fn new(params: *const c::OSSL_PARAM) -> Self {
+        Self { params, lent: PhantomData }
+    }
+
+    /// The parameter of this name, where it was given with a value.
+    pub fn get(&self, key: &'static CStr) -> Option<Param<'a>> {
+        // SAFETY: `new`'s contract.
+        let param = unsafe { locate::<'a>(self.params, key) }?;
+        (!param.data.is_null()).then_some(Param { param })
+    }
+}
+
+/// One parameter with a value.
+pub struct Param<'a> {
+    param: &'a c::OSSL_PARAM,
+}
+
+impl<'a> Param<'a> {
+    fn name(&self) -> Cow<'a, str> {
+        // SAFETY: `locate` found it by its NUL-terminated name.
+        unsafe { CStr::from_ptr(self.param.key) }.to_string_lossy()
+    }
+
+    fn bytes(&self) -> Result<&'a [u8]> {
+        // SAFETY: data of data_size bytes, by the contract of `Params::new`.
+        unsafe { super::boundary::input(self.param.data.cast(), self.param.data_size) }
+    }
+
+    /// Whether it is text rather than a number.
+    pub fn is_text(&self) -> bool {
+        self.param.data_type == c::OSSL_PARAM_UTF8_STRING
+    }
+
+    /// Its text.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where it is no UTF-8 text.
+    pub fn text(&self) -> Result<&'a str> {
+        if !self.is_text() {
+            bail!(InvalidArgument, "parameter {} is not text", self.name());
+        }
+        let bytes = self.bytes()?;
+        let bytes = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Ok(text),
+            Err(_) => bail!(InvalidArgument, "parameter {} is not UTF-8", self.name()),
+        }
+    }
+
+    /// Its bytes.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where it does not hold bytes.
+    pub fn octets(&self) -> Result<&'a [u8]> {
+        if self.param.data_type != c::OSSL_PARAM_OCTET_STRING {
+            bail!(InvalidArgument, "parameter {} does not hold bytes", self.name());
+        }
+        self.bytes()
+    }
+
+    /// Its number, of any size that OpenSSL uses for a choice or a length.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where it is no integer or does not fit.
+    pub fn integer(&self) -> Result<i64> {
+        let bytes = self.bytes()?;
+        let signed = self.param.data_type == c::OSSL_PARAM_INTEGER;
+        if !signed && self.param.data_type != c::OSSL_PARAM_UNSIGNED_INTEGER {
+            bail!(InvalidArgument, "parameter {} is not an integer", self.name());
+        }
+        let value = match (bytes, signed) {
+            (&[a, b, c, d], true) => Some(i64::from(i32::from_ne_bytes([a, b, c, d]))),
+            (&[a, b, c, d], false) => Some(i64::from(u32::from_ne_bytes([a, b, c, d]))),
+            (&[a, b, c, d, e, f, g, h], true) => Some(i64::from_ne_bytes([a, b, c, d, e, f, g, h])),
+            (&[a, b, c, d, e, f, g, h], false) => {
+                i64::try_from(u64::from_ne_bytes([a, b, c, d, e, f, g, h])).ok()
+            }
+            _ => None,
+        };
+        match value {
+            Some(value) => Ok(value),
+            None => bail!(InvalidArgument, "parameter {} does not fit", self.name()),
+        }
+    }
+
+    /// Its number of any length, big-endian without leading zeros (OSSL_PARAM keeps it in the machine's order).
+    ///
+    /// # Errors
+    /// `InvalidArgument` where it is no integer.
+    pub fn big_integer(&self) -> Result<Vec<u8>> {
+        if !matches!(self.param.data_type, c::OSSL_PARAM_INTEGER | c::OSSL_PARAM_UNSIGNED_INTEGER) {
+            bail!(InvalidArgument, "parameter {} is not an integer", self.name());
+        }
+        let mut bytes = self.bytes()?.to_vec();
+        if cfg!(target_endian = "little") {
+            bytes.reverse();
+        }
+        let zeros = bytes.iter().take_while(|&&byte| byte == 0).count();
+        Ok(bytes.split_off(zeros))
+    }
+}
+
+/// Parameters that OpenSSL asks us to fill in. Those that nobody fills in stay unmodified, which is how a provider says
+/// that it does not know them.
+pub struct Request<'a> {
+    params: *mut c::OSSL_PARAM,
+    lent: PhantomData<&'a mut c::OSSL_PARAM>,
+}
+
+impl Request<'_> {
+    /// # Safety
+    /// `params` is null or an array ended by END that is ours alone during `'a`, each entry's data null or writable with
+    /// its size.
+    pub(super) unsafe fn new(params: *mut c::OSSL_PARAM) -> Self {
+        Self { params, lent: PhantomData }
+    }
+
+    fn locate(&mut self, key: &CStr) -> Option<&mut c::OSSL_PARAM> {
+        // SAFETY: `new`'s contract: an array ended by END, ours alone, so its entries may be changed.
+        unsafe { locate(self.params, key).map(|param| &mut *std::ptr::from_ref(param).cast_mut()) }
+    }
+
+    /// Answers with text.
+    ///
+    /// # Errors
+    /// `BufferTooSmall`.
+    pub fn text(&mut self, key: &CStr, value: &CStr) -> Result<()> {
+        let Some(param) = self.locate(key) else { return Ok(()) };
+        if param.data_type == c::OSSL_PARAM_UTF8_PTR {
+            bail!(InvalidArgument, "a pointer to text of ours was asked for");
+        }
+        fill(param, value.to_bytes(), value.to_bytes_with_nul())
+    }
+
+    /// Answers with text that lives as long as the program, by pointer or by copy as asked.
+    ///
+    /// # Errors
+    /// `BufferTooSmall`.
+    pub fn static_text(&mut self, key: &CStr, value: &'static CStr) -> Result<()> {
+        match self.locate(key) {
+            Some(param) if param.data_type == c::OSSL_PARAM_UTF8_PTR => {
+                param.return_size = value.count_bytes();
+                if !param.data.is_null() {
+                    // SAFETY: OSSL_PARAM_UTF8_PTR's data is a place for one pointer (OSSL_PARAM(3)).
+                    unsafe { param.data.cast::<*const c_void>().write_unaligned(value.as_ptr().cast()) };
+                }
+                Ok(())
+            }
+            _ => self.text(key, value),
+        }
+    }
+
+    /// Answers with bytes.
+    ///
+    /// # Errors
+    /// `BufferTooSmall`.
+    pub fn octets(&mut self, key: &CStr, value: &[u8]) -> Result<()> {
+        match self.locate(key) {
+            Some(param) => fill(param, value, value),
+            None => Ok(()),
+        }
+    }
+
+    /// Answers with a small number.
+    ///
+    /// # Errors
+    /// `BufferTooSmall`.
+    pub fn number(&mut self, key: &CStr, value: u32) -> Result<()> {
+        self.big_integer(key, &value.to_be_bytes())
+    }
+
+    /// Whether the parameter was asked for as text.
+    pub fn wants_text(&mut self, key: &CStr) -> bool {
+        self.locate(key).is_some_and(|param| param.data_type == c::OSSL_PARAM_UTF8_STRING)
+    }
+
+    /// Whether the parameter was asked for at all.
+    pub fn wants(&mut self, key: &CStr) -> bool {
+        self.locate(key).is_some()
+    }
+
+    /// Answers with a non-negative number of any length, given big-endian; it is extended with zeros to the size asked for.
+    ///
+    /// # Errors
+    /// `BufferTooSmall`.
+    pub fn big_integer(&mut self, key: &CStr, big_endian: &[u8]) -> Result<()> {
+        let Some(param) = self.locate(key) else { return Ok(()) };
+        let zeros = big_endian.iter().take_while(|&&byte| byte == 0).count();
+        let mut value: Vec<u8> = big_endian[zeros..].iter().rev().copied().collect();
+        // A signed number needs room for its sign.
+        let signed = param.data_type == c::OSSL_PARAM_INTEGER;
+        if value.is_empty() || (signed && value.last().is_some_and(|top| top & 0x80 != 0)) {
+            value.push(0);
+        }
+        if !param.data.is_null() && value.len() <= param.data_size {
+            value.resize(param.data_size, 0);
+        }
+        if cfg!(target_endian = "big") {
+            value.reverse();
+        }
+        fill(param, &value, &value)
+    }
+}
+
+/// Writes `value` (for text: `with_end`, where its NUL fits as well) and says how long it is.
+fn fill(param: &mut c::OSSL_PARAM, value: &[u8], with_end: &[u8]) -> Result<()> {
+    param.return_size = value.len();
+    if param.data.is_null() {
+        return Ok(());
+    }
+    if value.len() > param.data_size {
+        bail!(BufferTooSmall, "a parameter needs {} bytes, {} were given", value.len(), param.data_size);
+    }
+    let value = if with_end.len() <= param.data_size { with_end } else { value };
+    // SAFETY: data has data_size writable bytes by the contract of `Request::new`, and value is not longer.
+    unsafe { std::ptr::copy_nonoverlapping(value.as_ptr(), param.data.cast::<u8>(), value.len()) };
+    Ok(())
+}
+
+/// A list of parameters of ours for one of OpenSSL's callbacks.
+#[derive(Default)]
+pub struct ParamList {
+    values: Vec<(&'static CStr, Kind, Vec<u8>)>,
+}
+
+impl ParamList {
+    /// An empty list.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an `int`.
+    #[must_use]
+    pub fn int(mut self, key: &'static CStr, value: i32) -> Self {
+        self.values.push((key, Kind::Integer, value.to_ne_bytes().to_vec()));
+        self
+    }
+
+    /// Adds text.
+    #[must_use]
+    pub fn text(mut self, key: &'static CStr, value: &CStr) -> Self {
+        self.values.push((key, Kind::Utf8, value.to_bytes_with_nul().to_vec()));
+        self
+    }
+
+    /// Adds text that is not a C string yet; what follows a NUL in it is lost.
+    #[must_use]
+    pub fn string(self, key: &'static CStr, value: &str) -> Self {
+        let clean = value.split('\0').next().unwrap_or_default();
+        let text = CString::new(clean).unwrap_or_default();
+        self.text(key, &text)
+    }
+
+    /// Adds bytes.
+    #[must_use]
+    pub fn octets(mut self, key: &'static CStr, value: &[u8]) -> Self {
+        self.values.push((key, Kind::Octets, value.to_vec()));
+        self
+    }
+
+    /// Adds a non-negative number of any length, given big-endian.
+    #[must_use]
+    pub fn big_integer(mut self, key: &'static CStr, big_endian: &[u8]) -> Self {
+        let mut value = big_endian.to_vec();
+        if cfg!(target_endian = "little") {
+            value.reverse();
+        }
+        self.values.push((key, Kind::Unsigned, value));
+        self
+    }
+
+    /// Lends the list to `call` in OpenSSL's form.
+    pub(super) fn with_raw<T>(&self, call: impl FnOnce(*const c::OSSL_PARAM) -> T) -> T {
+        let mut raw: Vec<c::OSSL_PARAM> = Vec::with_capacity(self.values.len() + 1);
+        for (key, kind, value) in &self.values {
+            // The size of text does not count its NUL.
+            let size = if *kind == Kind::Utf8 { value.len() - 1 } else { value.len() };
+            raw.push(c::OSSL_PARAM {
+                key: key.as_ptr(),
+                data_type: kind.code(),
+                data: value.as_ptr().cast_mut().cast(),
+                data_size: size,
+                return_size: c::OSSL_PARAM_UNMODIFIED,
+            });
+        }
+        raw.push(END);
+        call(raw.as_ptr())
+    }
+}
