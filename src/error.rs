@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 /// What every fallible function of this crate returns.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Declares [`Reason`] with its numbers, its names in `include/hsmkey.h` and its texts, once.
 macro_rules! reasons {

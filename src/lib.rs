@@ -14,11 +14,19 @@
 //! | [`config`], [`uri`], [`keyfile`], [`pin`], [`mechanism`] | what users write, checked | `error`, `public` |
 
 pub mod asn1;
+pub mod certificate;
 pub mod config;
+mod entry;
 pub mod environment;
 pub mod error;
+pub mod hsm;
+pub mod key;
 pub mod keyfile;
+pub mod logging;
 pub mod mechanism;
+mod openssl;
+pub mod pin;
+mod provider;
 pub mod public;
 pub mod secret;
 pub mod spki;

@@ -6,7 +6,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::core::Core;
+use super::core::{Core, HasCore};
 use crate::error::{Error, Reason, Result, bail};
 
 /// A Rust value that leaves as the return value of a callback.
@@ -67,6 +67,41 @@ pub(super) fn run<T: Outcome>(core: &Core, body: impl FnOnce() -> Result<T>) -> 
     };
     core.raise(&error);
     T::FAILURE
+}
+
+/// Runs the body of a callback on something of ours that OpenSSL hands back, and may be using in other threads too.
+/// A null pointer is a failure without an error: there is no core to raise it on.
+///
+/// # Safety
+/// Where `object` is not null it is a pointer to a live `T` that nobody changes during the call.
+pub(super) unsafe fn on<T: HasCore, R: Outcome>(
+    object: *const c_void,
+    body: impl FnOnce(&T) -> Result<R>,
+) -> R::C {
+    // SAFETY: live and unchanged by the caller's contract, or null.
+    match unsafe { object.cast::<T>().as_ref() } {
+        Some(object) => run(object.core(), || body(object)),
+        None => R::FAILURE,
+    }
+}
+
+/// Runs the body of a callback on a context of ours, which one thread uses at a time (provider(7): operation contexts are not shared).
+///
+/// # Safety
+/// Where `context` is not null it is a pointer to a live `T` that nobody else uses during the call.
+pub(super) unsafe fn on_mut<T: HasCore, R: Outcome>(
+    context: *mut c_void,
+    body: impl FnOnce(&mut T) -> Result<R>,
+) -> R::C {
+    // SAFETY: live and not shared by the caller's contract, or null.
+    let Some(context) = (unsafe { context.cast::<T>().as_mut() }) else { return R::FAILURE };
+    let error = match catch_unwind(AssertUnwindSafe(|| body(context))) {
+        Ok(Ok(value)) => return value.into_c(),
+        Ok(Err(error)) => error,
+        Err(_) => Error::new(Reason::Internal, "panic"),
+    };
+    context.core().raise(&error);
+    R::FAILURE
 }
 
 /// Runs the body of a callback that cannot fail and has nowhere to report to: destructors.

@@ -21,6 +21,12 @@ unsafe extern "C" {
     );
 }
 
+/// Whatever belongs to a provider context, and raises its errors there.
+pub trait HasCore {
+    /// The core of the provider context.
+    fn core(&self) -> &Core;
+}
+
 /// One provider context's connection to the libcrypto that loaded it.
 pub struct Core {
     handle: *const c::OSSL_CORE_HANDLE,
@@ -60,13 +66,15 @@ impl Core {
             bio_gets: None,
         };
         let mut entry = upcalls;
-        // SAFETY: the table is readable up to its end mark, by the caller's contract.
-        while let dispatch = unsafe { &*entry }
-            && dispatch.function_id != 0
-        {
+        loop {
+            // SAFETY: the table is readable up to its end mark, by the caller's contract.
+            let dispatch = unsafe { &*entry };
+            if dispatch.function_id == 0 {
+                break;
+            }
             // SAFETY: provider-base(7) fixes the C type of each number, and `upcall` is asked for that type.
             unsafe {
-                match dispatch.function_id.cast_unsigned() {
+                match dispatch.function_id {
                     c::OSSL_FUNC_CORE_GET_PARAMS => core.get_params = dispatch::upcall(dispatch),
                     c::OSSL_FUNC_CORE_NEW_ERROR => core.new_error = dispatch::upcall(dispatch),
                     c::OSSL_FUNC_CORE_SET_ERROR_DEBUG => core.set_error_debug = dispatch::upcall(dispatch),
@@ -222,7 +230,7 @@ impl<'a> Bio<'a> {
 
 /// The application's passphrase callback, lent for one call (OSSL_PASSPHRASE_CALLBACK, core_dispatch.h).
 pub struct Prompt<'a> {
-    callback: c::OSSL_PASSPHRASE_CALLBACK_fn,
+    callback: c::OSSL_PASSPHRASE_CALLBACK,
     argument: *mut c_void,
     lent: PhantomData<&'a mut ()>,
 }
@@ -230,7 +238,7 @@ pub struct Prompt<'a> {
 impl Prompt<'_> {
     /// # Safety
     /// `callback` is null or may be called with `argument` during `'a`.
-    pub(super) unsafe fn new(callback: c::OSSL_PASSPHRASE_CALLBACK_fn, argument: *mut c_void) -> Self {
+    pub(super) unsafe fn new(callback: c::OSSL_PASSPHRASE_CALLBACK, argument: *mut c_void) -> Self {
         Self { callback, argument, lent: PhantomData }
     }
 

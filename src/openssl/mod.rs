@@ -6,7 +6,6 @@
 #![allow(unsafe_code)]
 
 pub mod algorithm;
-#[allow(missing_docs, clippy::undocumented_unsafe_blocks)]
 pub mod bindings;
 mod boundary;
 pub mod core;

@@ -83,24 +83,24 @@ macro_rules! descriptors {
 }
 pub(crate) use descriptors;
 
-/// The entry of an array with this name.
+/// The entry of an array with this name: a pointer into the array.
 ///
 /// # Safety
-/// `params` is null or an array ended by END that stays valid and in place during `'a`.
-unsafe fn locate<'a>(params: *const c::OSSL_PARAM, key: &CStr) -> Option<&'a c::OSSL_PARAM> {
+/// `params` is null or an array ended by END.
+unsafe fn locate(params: *mut c::OSSL_PARAM, key: &CStr) -> Option<*mut c::OSSL_PARAM> {
     if params.is_null() {
         return None;
     }
     let mut entry = params;
     loop {
         // SAFETY: within the array: every entry before it had a name.
-        let param = unsafe { &*entry };
-        if param.key.is_null() {
+        let name = unsafe { (*entry).key };
+        if name.is_null() {
             return None;
         }
         // SAFETY: names are NUL-terminated (OSSL_PARAM(3)).
-        if unsafe { CStr::from_ptr(param.key) } == key {
-            return Some(param);
+        if unsafe { CStr::from_ptr(name) } == key {
+            return Some(entry);
         }
         // SAFETY: this entry had a name, so it was not the last.
         entry = unsafe { entry.add(1) };
@@ -122,8 +122,8 @@ impl<'a> Params<'a> {
 
     /// The parameter of this name, where it was given with a value.
     pub fn get(&self, key: &'static CStr) -> Option<Param<'a>> {
-        // SAFETY: `new`'s contract.
-        let param = unsafe { locate::<'a>(self.params, key) }?;
+        // SAFETY: `new`'s contract: an array that nobody changes during 'a; the entry is only read.
+        let param: &'a c::OSSL_PARAM = unsafe { &*locate(self.params.cast_mut(), key)? };
         (!param.data.is_null()).then_some(Param { param })
     }
 }
@@ -235,7 +235,7 @@ impl Request<'_> {
 
     fn locate(&mut self, key: &CStr) -> Option<&mut c::OSSL_PARAM> {
         // SAFETY: `new`'s contract: an array ended by END, ours alone, so its entries may be changed.
-        unsafe { locate(self.params, key).map(|param| &mut *std::ptr::from_ref(param).cast_mut()) }
+        unsafe { locate(self.params, key).map(|param| &mut *param) }
     }
 
     /// Answers with text.
@@ -287,9 +287,35 @@ impl Request<'_> {
         self.big_integer(key, &value.to_be_bytes())
     }
 
-    /// Whether the parameter was asked for as text.
-    pub fn wants_text(&mut self, key: &CStr) -> bool {
-        self.locate(key).is_some_and(|param| param.data_type == c::OSSL_PARAM_UTF8_STRING)
+    /// Answers with text that is not a C string yet.
+    ///
+    /// # Errors
+    /// `BufferTooSmall`.
+    pub fn string(&mut self, key: &CStr, value: &str) -> Result<()> {
+        match CString::new(value) {
+            Ok(value) => self.text(key, &value),
+            Err(_) => bail!(InvalidArgument, "a text of ours has a NUL"),
+        }
+    }
+
+    /// Answers with a choice that has a number and a name, whichever was asked for.
+    ///
+    /// # Errors
+    /// `BufferTooSmall`.
+    pub fn choice(&mut self, key: &CStr, number: i32, name: &CStr) -> Result<()> {
+        let Some(param) = self.locate(key) else { return Ok(()) };
+        match param.data_type {
+            c::OSSL_PARAM_INTEGER if param.data_size == size_of::<i64>() => {
+                let number = i64::from(number).to_ne_bytes();
+                fill(param, &number, &number)
+            }
+            c::OSSL_PARAM_INTEGER => fill(param, &number.to_ne_bytes(), &number.to_ne_bytes()),
+            c::OSSL_PARAM_UNSIGNED_INTEGER => match u32::try_from(number) {
+                Ok(number) => self.number(key, number),
+                Err(_) => bail!(InvalidArgument, "a negative number was asked for as an unsigned one"),
+            },
+            _ => self.text(key, name),
+        }
     }
 
     /// Whether the parameter was asked for at all.
@@ -359,14 +385,6 @@ impl ParamList {
     pub fn text(mut self, key: &'static CStr, value: &CStr) -> Self {
         self.values.push((key, Kind::Utf8, value.to_bytes_with_nul().to_vec()));
         self
-    }
-
-    /// Adds text that is not a C string yet; what follows a NUL in it is lost.
-    #[must_use]
-    pub fn string(self, key: &'static CStr, value: &str) -> Self {
-        let clean = value.split('\0').next().unwrap_or_default();
-        let text = CString::new(clean).unwrap_or_default();
-        self.text(key, &text)
     }
 
     /// Adds bytes.

@@ -1,0 +1,159 @@
+//! fork(2): the gate that calls pass, and state that belongs to one process.
+//!
+//! A child inherits every lock as it stood, and a lock that another thread held is never released there. So a fork waits until no
+//! call is inside a PKCS#11 module, but not for ever; and what a process knows of its modules is forgotten in its children: never
+//! unlocked, freed or closed there.
+
+#![allow(unsafe_code)]
+
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often this process image has become a child.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+/// Calls inside a module.
+static IN_FLIGHT: AtomicUsize = AtomicUsize::new(0);
+/// A fork is being prepared.
+static CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// How long a fork waits for calls in flight: one that never returns must not keep a server from starting a worker.
+const PATIENCE: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_micros(200);
+
+/// Watches fork(2) from now on.
+pub(super) fn watch() {
+    static WATCHED: AtomicBool = AtomicBool::new(false);
+    if !WATCHED.swap(true, Ordering::AcqRel) {
+        // SAFETY: three functions that stay mapped (the library is linked with -z nodelete); they only touch atomics and sleep. Where
+        // there is no memory for them, fork is as unsafe as without them, and there is nothing better to do.
+        unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
+    }
+}
+
+extern "C" fn prepare() {
+    CLOSED.store(true, Ordering::SeqCst);
+    let until = Instant::now() + PATIENCE;
+    while IN_FLIGHT.load(Ordering::SeqCst) > 0 && Instant::now() < until {
+        std::thread::sleep(POLL);
+    }
+}
+
+extern "C" fn parent() {
+    CLOSED.store(false, Ordering::SeqCst);
+}
+
+extern "C" fn child() {
+    GENERATION.fetch_add(1, Ordering::SeqCst);
+    IN_FLIGHT.store(0, Ordering::SeqCst);
+    CLOSED.store(false, Ordering::SeqCst);
+}
+
+/// Whether this process is a child of the one that loaded the library.
+pub(super) fn is_child() -> bool {
+    GENERATION.load(Ordering::Relaxed) > 0
+}
+
+/// Makes a PKCS#11 call, which no fork is to interrupt.
+pub(super) fn in_flight<T>(call: impl FnOnce() -> T) -> T {
+    loop {
+        IN_FLIGHT.fetch_add(1, Ordering::SeqCst);
+        if !CLOSED.load(Ordering::SeqCst) {
+            break;
+        }
+        IN_FLIGHT.fetch_sub(1, Ordering::SeqCst);
+        std::thread::sleep(POLL);
+    }
+    let result = call();
+    IN_FLIGHT.fetch_sub(1, Ordering::SeqCst);
+    result
+}
+
+/// A value of this process. In a child it begins anew; the parent's is abandoned there.
+pub(crate) struct PerProcess<T> {
+    current: AtomicPtr<Tagged<T>>,
+}
+
+struct Tagged<T> {
+    generation: u64,
+    value: T,
+}
+
+impl<T: Default> PerProcess<T> {
+    /// No value yet.
+    pub(crate) const fn new() -> Self {
+        Self { current: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// The value of this process, made with the first use of it.
+    pub(crate) fn get(&self) -> &T {
+        let generation = GENERATION.load(Ordering::Acquire);
+        let current = self.current.load(Ordering::Acquire);
+        // SAFETY: null or a Tagged that `get` published; it is freed only by `drop`, which has `&mut self`, hence after every `&self`.
+        // One of an older generation is never freed.
+        if let Some(tagged) = unsafe { current.as_ref() } {
+            if tagged.generation == generation {
+                return &tagged.value;
+            }
+        }
+        let fresh = Box::into_raw(Box::new(Tagged { generation, value: T::default() }));
+        match self.current.compare_exchange(current, fresh, Ordering::AcqRel, Ordering::Acquire) {
+            // SAFETY: just published; see above.
+            Ok(_) => unsafe { &(*fresh).value },
+            Err(others) => {
+                // SAFETY: ours, and published nowhere.
+                drop(unsafe { Box::from_raw(fresh) });
+                // SAFETY: another thread of this process published it first; see above.
+                unsafe { &(*others).value }
+            }
+        }
+    }
+}
+
+impl<T> Drop for PerProcess<T> {
+    fn drop(&mut self) {
+        let current = *self.current.get_mut();
+        // SAFETY: null or a Tagged that `get` published, and nobody else has `self`.
+        if unsafe { current.as_ref() }
+            .is_some_and(|tagged| tagged.generation == GENERATION.load(Ordering::Acquire))
+        {
+            // SAFETY: as above; made by Box::into_raw. What is of an older generation stays: its locks may be held by nobody.
+            drop(unsafe { Box::from_raw(current) });
+        }
+    }
+}
+
+impl<T: Default> Default for PerProcess<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// SAFETY: a PerProcess gives out `&T` to every thread and drops the T in any.
+unsafe impl<T: Send + Sync> Send for PerProcess<T> {}
+// SAFETY: as for Send.
+unsafe impl<T: Send + Sync> Sync for PerProcess<T> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[test]
+    fn a_process_keeps_its_value() {
+        let value = PerProcess::<Mutex<u32>>::new();
+        *value.get().lock().unwrap() = 7;
+        assert_eq!(*value.get().lock().unwrap(), 7);
+    }
+
+    #[test]
+    fn all_threads_see_one_value() {
+        let value = PerProcess::<Mutex<u32>>::new();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| *value.get().lock().unwrap() += 1);
+            }
+        });
+        assert_eq!(*value.get().lock().unwrap(), 8);
+    }
+}

@@ -1,0 +1,188 @@
+//! PKCS#11: which keys there are, and what they sign. This layer knows nothing of OpenSSL.
+//!
+//! Nothing is loaded, called or looked for before it is needed. No lock is held across a call, with two exceptions that have names:
+//! a module that cannot lock for itself, and the fork gate ([`fork`]).
+
+pub(crate) mod fork;
+mod load_error;
+mod module;
+mod object;
+mod once;
+mod private_key;
+mod recover;
+mod rejected;
+mod rv;
+mod search;
+mod session;
+mod sign;
+mod slot;
+mod token;
+
+use std::ffi::CString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use once_cell::race::OnceBox;
+
+use crate::config::LoginBehaviour;
+use crate::error::Result;
+use crate::public::PublicKey;
+use crate::secret::Pin;
+use crate::uri::TokenAttributes;
+
+use module::Module;
+use private_key::Binding;
+use slot::Slot;
+
+pub use private_key::PrivateKey;
+
+/// How to reach an HSM.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The PKCS#11 module.
+    pub module: PathBuf,
+    /// `pReserved` of CK_C_INITIALIZE_ARGS, for modules that take a text there.
+    pub init_args: Option<CString>,
+    /// The token for queries that name none.
+    pub token: Option<TokenAttributes>,
+    /// The most sessions in one slot.
+    pub max_sessions: usize,
+    /// How long an operation may take to recover.
+    pub retry_time: Duration,
+    /// Whether to log in for public objects.
+    pub login: LoginBehaviour,
+    /// Where other processes are told of rejected PINs.
+    pub runtime_directory: Option<PathBuf>,
+}
+
+/// An HSM behind a PKCS#11 module. Two of one module share what the module shares: slots, login and sessions.
+#[derive(Clone)]
+pub struct Hsm(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    module: OnceBox<&'static Module>,
+}
+
+/// What to look for. What is absent restricts nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Query {
+    /// Which token.
+    pub token: TokenAttributes,
+    /// CKA_CLASS.
+    pub class: Option<ObjectClass>,
+    /// CKA_LABEL.
+    pub label: Option<String>,
+    /// CKA_ID.
+    pub id: Option<Vec<u8>>,
+    /// The public half of a private key.
+    pub public: Option<PublicKey>,
+}
+
+/// CKA_CLASS of what an OpenSSL store can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ObjectClass {
+    /// CKO_PRIVATE_KEY.
+    PrivateKey,
+    /// CKO_PUBLIC_KEY.
+    PublicKey,
+    /// CKO_CERTIFICATE.
+    Certificate,
+}
+
+/// An object that a search found.
+#[derive(Clone)]
+pub struct Object {
+    /// Its class.
+    pub class: ObjectClass,
+    /// CKA_LABEL; empty where it has none.
+    pub label: String,
+    /// CKA_ID; empty where it has none.
+    pub id: Vec<u8>,
+    /// The token that it is in.
+    pub token: TokenAttributes,
+    /// The public half of a key, where the HSM says it.
+    pub public: Option<PublicKey>,
+    /// DER of a certificate.
+    pub certificate: Option<Vec<u8>>,
+    hsm: Hsm,
+    authenticator: Arc<dyn Authenticator>,
+    binding: Binding,
+}
+
+/// Where the PIN comes from. It knows nothing of PKCS#11, and PKCS#11 nothing of it.
+pub trait Authenticator: Send + Sync {
+    /// The PIN, which is the same until [`Authenticator::refresh`] says otherwise.
+    ///
+    /// # Errors
+    /// `PinMissing`, `PinSource`, `EnvironmentIgnored`.
+    fn pin(&self) -> Result<Arc<Pin>>;
+
+    /// Reads the source again, after the PIN was rejected; `None` where it cannot have changed.
+    ///
+    /// # Errors
+    /// As for [`Authenticator::pin`].
+    fn refresh(&self) -> Result<Option<Arc<Pin>>>;
+
+    /// What the source looks like now, for other processes; `None` for a source that they cannot see.
+    fn source_stamp(&self) -> Option<SourceStamp>;
+}
+
+/// How a PIN's source is recognised, and when it has changed. It says nothing of the PIN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceStamp {
+    /// Which source: a path.
+    pub source: String,
+    /// Its state, a time of change.
+    pub changed: String,
+}
+
+impl Hsm {
+    /// An HSM. No call is made, nothing is loaded.
+    pub fn new(settings: Settings) -> Self {
+        Self(Arc::new(Inner { settings, module: OnceBox::new() }))
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    fn module(&self) -> Result<&'static Module> {
+        let load = || {
+            let Settings { module, init_args, .. } = self.settings();
+            Module::load(module, init_args.as_ref()).map(Box::new)
+        };
+        self.0.module.get_or_try_init(load).copied()
+    }
+
+    /// The objects that match: one search, and one request for each object.
+    ///
+    /// # Errors
+    /// What is wrong with the module, the token, the PIN or the HSM. Finding nothing is none.
+    pub fn list(&self, query: &Query, authenticator: &Arc<dyn Authenticator>) -> Result<Vec<Object>> {
+        search::list(self, query, authenticator)
+    }
+
+    /// A private key, to be found when it first signs.
+    pub fn key(&self, query: Query, authenticator: Arc<dyn Authenticator>) -> PrivateKey {
+        PrivateKey::new(self.clone(), query, authenticator, None)
+    }
+}
+
+impl Object {
+    /// The private key itself, which the search has found already.
+    pub fn private_key(&self) -> Option<PrivateKey> {
+        (self.class == ObjectClass::PrivateKey).then(|| {
+            let query = Query {
+                token: self.token.clone(),
+                class: Some(self.class),
+                label: Some(self.label.clone()).filter(|label| !label.is_empty()),
+                id: Some(self.id.clone()).filter(|id| !id.is_empty()),
+                public: self.public.clone(),
+            };
+            let (hsm, authenticator) = (self.hsm.clone(), Arc::clone(&self.authenticator));
+            PrivateKey::new(hsm, query, authenticator, Some(self.binding.clone()))
+        })
+    }
+}

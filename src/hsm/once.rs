@@ -1,0 +1,151 @@
+//! What one thread does for all: initialising and logging in. No lock is held while it is done.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// Something that is done once and may be lost again.
+pub(super) struct Shared<T> {
+    state: Mutex<State<T>>,
+    changed: Condvar,
+}
+
+struct State<T> {
+    done: Option<T>,
+    running: bool,
+    /// How often it was done or lost.
+    epoch: u64,
+}
+
+impl<T> Default for Shared<T> {
+    fn default() -> Self {
+        Self { state: Mutex::new(State { done: None, running: false, epoch: 0 }), changed: Condvar::new() }
+    }
+}
+
+/// Ends a run, also where it panics.
+struct Running<'a, T>(&'a Shared<T>);
+
+impl<T> Drop for Running<'_, T> {
+    fn drop(&mut self) {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).running = false;
+        self.0.changed.notify_all();
+    }
+}
+
+impl<T: Clone> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was done, and its epoch; else does it, or waits for the thread that is about it. After somebody else's failure the next
+    /// one tries. `None` where the other thread has not come back by the deadline.
+    pub(super) fn get<E>(
+        &self,
+        deadline: Instant,
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Option<Result<(T, u64), E>> {
+        let mut state = self.lock();
+        loop {
+            if let Some(done) = &state.done {
+                return Some(Ok((done.clone(), state.epoch)));
+            }
+            if !state.running {
+                break;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.running = true;
+        drop(state);
+        let _running = Running(self);
+        Some(make().map(|result| {
+            let mut state = self.lock();
+            state.done = Some(result.clone());
+            state.epoch += 1;
+            (result, state.epoch)
+        }))
+    }
+
+    /// What was done, if it was.
+    pub(super) fn peek(&self) -> Option<(T, u64)> {
+        let state = self.lock();
+        state.done.clone().map(|done| (done, state.epoch))
+    }
+
+    /// Forgets what was done in this epoch. What somebody else has done anew since stays.
+    pub(super) fn lose(&self, epoch: u64) {
+        let mut state = self.lock();
+        if state.epoch == epoch && state.done.take().is_some() {
+            state.epoch += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(5)
+    }
+
+    #[test]
+    fn many_threads_do_it_once() {
+        let (shared, count) = (Shared::default(), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    let make = || {
+                        std::thread::sleep(Duration::from_millis(5));
+                        Ok::<_, ()>(count.fetch_add(1, Ordering::Relaxed))
+                    };
+                    assert_eq!(shared.get(soon(), make), Some(Ok((0, 1))));
+                });
+            }
+        });
+        assert_eq!(count.into_inner(), 1);
+    }
+
+    #[test]
+    fn a_loss_counts_once() {
+        let shared = Shared::default();
+        let make = |value: u32| shared.get(soon(), move || Ok::<_, ()>(value));
+        let (_, first) = make(1).unwrap().unwrap();
+        shared.lose(first);
+        let (value, second) = make(2).unwrap().unwrap();
+        assert_eq!(value, 2);
+        shared.lose(first);
+        assert_eq!(shared.peek(), Some((2, second)));
+    }
+
+    #[test]
+    fn nobody_waits_for_ever() {
+        let shared = Shared::<u32>::default();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                shared.get(soon(), || {
+                    std::thread::sleep(Duration::from_millis(200));
+                    Ok::<_, ()>(1)
+                })
+            });
+            std::thread::sleep(Duration::from_millis(50));
+            assert_eq!(shared.get(Instant::now(), || Ok::<_, ()>(2)), None);
+        });
+    }
+
+    #[test]
+    fn after_a_failure_or_a_panic_the_next_one_tries() {
+        let shared = Shared::<u32>::default();
+        assert_eq!(shared.get(soon(), || Err("no")), Some(Err("no")));
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            shared.get(soon(), || -> Result<u32, ()> { panic!("in the module") })
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(shared.get(soon(), || Ok::<_, ()>(3)).unwrap().unwrap().0, 3);
+    }
+}

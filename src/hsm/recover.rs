@@ -1,0 +1,261 @@
+//! What a failed call means, and what to rebuild before it is repeated.
+//!
+//! Recovery is a ladder. The return value says at which rung to start; what does not help is followed by the next rung. The budget is
+//! time: a signature that the HSM could still make is made as long as it lasts.
+
+use std::time::{Duration, Instant};
+
+use cryptoki_sys::*;
+
+use super::rv::Failed;
+use crate::error::{Error, Reason};
+
+/// Why an attempt did not succeed.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// Repeating it would not help.
+    Permanent(Error),
+    /// A call failed that may succeed yet.
+    Call(Failed),
+}
+
+impl From<Failed> for Trouble {
+    fn from(failed: Failed) -> Self {
+        Trouble::Call(failed)
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Trouble::Permanent(error)
+    }
+}
+
+/// How much is rebuilt before the next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rung {
+    /// Another session.
+    Session,
+    /// The key is found again.
+    Find,
+    /// The user is logged in again, and the key is found again.
+    Login,
+    /// The module is initialised again, and all the rest.
+    Initialise,
+}
+
+impl Rung {
+    fn next(self) -> Self {
+        match self {
+            Rung::Session => Rung::Find,
+            Rung::Find => Rung::Login,
+            Rung::Login | Rung::Initialise => Rung::Initialise,
+        }
+    }
+}
+
+/// What a return value calls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    /// It is repeated from this rung, and climbs where that does not help.
+    Lost(Rung),
+    /// The HSM has too much to do: nothing is rebuilt.
+    Busy,
+    /// It will not change.
+    Permanent,
+}
+
+fn meaning(rv: CK_RV) -> Meaning {
+    match rv {
+        // CloudHSM's ways to say that it is busy: SDK 5 and SDK 3.
+        CKR_FUNCTION_FAILED | CKR_OPERATION_ACTIVE => Meaning::Busy,
+        CKR_SESSION_HANDLE_INVALID
+        | CKR_SESSION_CLOSED
+        | CKR_SESSION_COUNT
+        | CKR_OPERATION_NOT_INITIALIZED
+        | CKR_FUNCTION_CANCELED => Meaning::Lost(Rung::Session),
+        CKR_KEY_HANDLE_INVALID | CKR_OBJECT_HANDLE_INVALID => Meaning::Lost(Rung::Find),
+        CKR_USER_NOT_LOGGED_IN => Meaning::Lost(Rung::Login),
+        CKR_CRYPTOKI_NOT_INITIALIZED => Meaning::Lost(Rung::Initialise),
+        CKR_DEVICE_ERROR
+        | CKR_DEVICE_MEMORY
+        | CKR_DEVICE_REMOVED
+        | CKR_TOKEN_NOT_PRESENT
+        | CKR_TOKEN_NOT_RECOGNIZED
+        | CKR_GENERAL_ERROR
+        | CKR_HOST_MEMORY
+        | CKR_SLOT_ID_INVALID => Meaning::Lost(Rung::Session),
+        _ => Meaning::Permanent,
+    }
+}
+
+/// What becomes of a session after a call in it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is as good as before: it was the key or the login that was refused.
+    Keep,
+    /// The HSM does not know it any more.
+    Dead,
+    /// It is closed: what state it is in is not known.
+    Close,
+}
+
+pub(super) fn session_fate(rv: CK_RV) -> Fate {
+    match rv {
+        CKR_KEY_HANDLE_INVALID | CKR_OBJECT_HANDLE_INVALID | CKR_USER_NOT_LOGGED_IN => Fate::Keep,
+        CKR_SESSION_HANDLE_INVALID
+        | CKR_SESSION_CLOSED
+        | CKR_CRYPTOKI_NOT_INITIALIZED
+        | CKR_DEVICE_REMOVED
+        | CKR_DEVICE_ERROR
+        | CKR_TOKEN_NOT_PRESENT
+        | CKR_GENERAL_ERROR => Fate::Dead,
+        _ => Fate::Close,
+    }
+}
+
+/// The attempts at one operation.
+pub(super) struct Ladder {
+    budget: Duration,
+    deadline: Instant,
+    rung: Option<Rung>,
+    tries: u32,
+    random: u64,
+}
+
+/// The first pause.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_millis(400);
+
+impl Ladder {
+    /// An operation that begins now and may take this long to recover.
+    pub(super) fn new(budget: Duration) -> Self {
+        let now = Instant::now();
+        let deadline = now.checked_add(budget).unwrap_or(now);
+        Self { budget, deadline, rung: None, tries: 0, random: 0 }
+    }
+
+    /// When to give up.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// After a failure: what to rebuild before the next attempt, once it is time for it.
+    ///
+    /// # Errors
+    /// The failure's own where it is permanent; `HsmUnavailable` with the last call where the time is over.
+    pub(super) fn climb(&mut self, trouble: Trouble) -> Result<Rung, Error> {
+        let failed = match trouble {
+            Trouble::Permanent(error) => return Err(error),
+            Trouble::Call(failed) => failed,
+        };
+        let rung = match meaning(failed.rv) {
+            Meaning::Permanent => return Err(failed.error()),
+            Meaning::Busy => Rung::Session,
+            Meaning::Lost(start) => {
+                let rung = match self.rung {
+                    Some(last) if last >= start => last.next(),
+                    _ => start,
+                };
+                self.rung = Some(rung);
+                rung
+            }
+        };
+        let pause = self.pause(meaning(failed.rv) == Meaning::Busy);
+        if Instant::now() + pause >= self.deadline {
+            let detail = format!("given up after {} s (hsmkey-retry-time)", self.budget.as_secs_f32());
+            return Err(Error::new(Reason::HsmUnavailable, detail).with_call(failed.call()));
+        }
+        if self.tries == 2 {
+            log::warn!("{}; recovering", Error::from(Reason::HsmCall).with_call(failed.call()));
+        }
+        std::thread::sleep(pause);
+        Ok(rung)
+    }
+
+    /// The next pause: none before the first repetition of what was lost, then longer and longer, and never the same for two
+    /// callers.
+    fn pause(&mut self, busy: bool) -> Duration {
+        self.tries += 1;
+        let doublings = if busy { self.tries - 1 } else { self.tries.saturating_sub(2) };
+        if !busy && self.tries == 1 {
+            return Duration::ZERO;
+        }
+        let longest = FIRST_PAUSE.saturating_mul(1 << doublings.min(16)).min(LONGEST_PAUSE);
+        longest / 2 + longest.mul_f64(self.random() / 2.0)
+    }
+
+    /// A number from 0 to 1. It only has to differ between threads and processes.
+    fn random(&mut self) -> f64 {
+        if self.random == 0 {
+            let here = std::ptr::from_ref(self).addr() as u64;
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            self.random = here ^ u64::from(now.subsec_nanos()) << 20 ^ u64::from(std::process::id()) | 1;
+        }
+        // xorshift64
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        f64::from(u32::try_from(self.random >> 32).unwrap_or(0)) / f64::from(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn climb(ladder: &mut Ladder, rv: CK_RV) -> Result<Rung, Reason> {
+        ladder.climb(Trouble::Call(Failed { function: "C_Sign", rv })).map_err(|error| error.reason())
+    }
+
+    #[test]
+    fn each_loss_begins_at_its_rung_and_climbs() {
+        let begin = |rv| climb(&mut Ladder::new(Duration::from_secs(10)), rv);
+        assert_eq!(begin(CKR_SESSION_HANDLE_INVALID), Ok(Rung::Session));
+        assert_eq!(begin(CKR_KEY_HANDLE_INVALID), Ok(Rung::Find));
+        assert_eq!(begin(CKR_USER_NOT_LOGGED_IN), Ok(Rung::Login));
+        assert_eq!(begin(CKR_CRYPTOKI_NOT_INITIALIZED), Ok(Rung::Initialise));
+        let mut ladder = Ladder::new(Duration::from_secs(10));
+        for rung in [Rung::Session, Rung::Find, Rung::Login, Rung::Initialise, Rung::Initialise] {
+            assert_eq!(climb(&mut ladder, CKR_DEVICE_ERROR), Ok(rung));
+        }
+    }
+
+    #[test]
+    fn a_busy_hsm_is_waited_for_and_nothing_is_rebuilt() {
+        let mut ladder = Ladder::new(Duration::from_secs(10));
+        for _ in 0..5 {
+            assert_eq!(climb(&mut ladder, CKR_FUNCTION_FAILED), Ok(Rung::Session));
+        }
+    }
+
+    #[test]
+    fn what_will_not_change_is_not_repeated() {
+        for (rv, reason) in [
+            (CKR_PIN_INCORRECT, Reason::PinRejected),
+            (CKR_PIN_LOCKED, Reason::PinLocked),
+            (CKR_MECHANISM_INVALID, Reason::MechanismUnsupported),
+            (CKR_DATA_LEN_RANGE, Reason::DataLength),
+            (CKR_ARGUMENTS_BAD, Reason::HsmCall),
+            (CKR_KEY_FUNCTION_NOT_PERMITTED, Reason::KeyNotPermitted),
+        ] {
+            assert_eq!(climb(&mut Ladder::new(Duration::from_secs(10)), rv), Err(reason));
+        }
+    }
+
+    #[test]
+    fn the_budget_is_time() {
+        let mut ladder = Ladder::new(Duration::from_millis(50));
+        let begun = Instant::now();
+        let reason = loop {
+            if let Err(reason) = climb(&mut ladder, CKR_DEVICE_ERROR) {
+                break reason;
+            }
+        };
+        assert_eq!(reason, Reason::HsmUnavailable);
+        assert!(begun.elapsed() < Duration::from_secs(2));
+        let none = climb(&mut Ladder::new(Duration::ZERO), CKR_DEVICE_ERROR);
+        assert_eq!(none, Err(Reason::HsmUnavailable));
+    }
+}

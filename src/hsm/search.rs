@@ -1,0 +1,440 @@
+//! Finding things: which slots, one login, one search, and one request for each object.
+
+use std::sync::Arc;
+
+use cryptoki_sys::*;
+
+use super::module::{Instance, Module};
+use super::object::{self, Template};
+use super::private_key::Binding;
+use super::recover::{Ladder, Rung, Trouble};
+use super::slot::Slot;
+use super::token;
+use super::{Authenticator, Hsm, Object, ObjectClass, Query};
+use crate::config::LoginBehaviour;
+use crate::error::{Error, Reason, Result};
+use crate::public::PublicKey;
+use crate::uri::{TokenAttributes, Uri};
+
+/// What an attempt relied on, so that exactly that is rebuilt when it fails, and once for all threads.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub(super) instance: Option<u64>,
+    pub(super) login: Option<(Arc<Slot>, u64)>,
+    pub(super) binding: Option<Arc<Binding>>,
+    pub(super) failures: u32,
+}
+
+/// Takes down what an attempt relied on, up to a rung; the next attempt builds it up again.
+pub(super) fn rebuild(hsm: &Hsm, rung: Rung, seen: &Seen) {
+    if rung >= Rung::Login {
+        if let Some((slot, epoch)) = &seen.login {
+            slot.lose_login(*epoch);
+        }
+    }
+    if rung == Rung::Initialise {
+        if let (Ok(module), Some(epoch)) = (hsm.module(), seen.instance) {
+            module.lose(epoch);
+        }
+    }
+}
+
+/// Gives back or lets go of a session in which something failed.
+pub(super) fn after_failure(slot: &Slot, session: CK_SESSION_HANDLE, trouble: &Trouble, seen: &Seen) {
+    match trouble {
+        Trouble::Call(failed) => slot.pool.discard(slot.module(), session, failed.rv, seen.failures > 0),
+        // Nothing was called, or the call that failed was none of this session's.
+        Trouble::Permanent(_) => slot.pool.put(session),
+    }
+}
+
+/// The objects that a query matches, however often the HSM has to be asked.
+pub(super) fn list(hsm: &Hsm, query: &Query, authenticator: &Arc<dyn Authenticator>) -> Result<Vec<Object>> {
+    let mut ladder = Ladder::new(hsm.settings().retry_time);
+    let mut seen = Seen::default();
+    loop {
+        match list_once(hsm, query, authenticator, &ladder, &mut seen) {
+            Ok(objects) => return Ok(objects),
+            Err(trouble) => {
+                let rung = ladder.climb(trouble)?;
+                rebuild(hsm, rung, &seen);
+                seen.failures += 1;
+            }
+        }
+    }
+}
+
+fn list_once(
+    hsm: &Hsm,
+    query: &Query,
+    authenticator: &Arc<dyn Authenticator>,
+    ladder: &Ladder,
+    seen: &mut Seen,
+) -> Result<Vec<Object>, Trouble> {
+    const ALL: [ObjectClass; 3] = [ObjectClass::PrivateKey, ObjectClass::PublicKey, ObjectClass::Certificate];
+    let classes = ALL.into_iter().filter(|class| query.class.is_none_or(|wanted| wanted == *class));
+    let mut objects = Vec::new();
+    let mut reach = Reach::new(hsm, query, ladder, seen)?;
+    while let Some(slot) = reach.next()? {
+        let visit = Visit { hsm, query, authenticator, ladder };
+        visit.slot(&slot, seen, |session, seen| {
+            for class in classes.clone() {
+                visit.class(&slot, session, class, reach.epoch, seen, &mut objects)?;
+            }
+            Ok(())
+        })?;
+        // Other tokens of that name are looked at only where this one has nothing.
+        if !objects.is_empty() {
+            break;
+        }
+    }
+    Ok(objects)
+}
+
+/// Finds a private key: by what it is called and by its public half.
+pub(super) fn bind(
+    hsm: &Hsm,
+    query: &Query,
+    authenticator: &Arc<dyn Authenticator>,
+    ladder: &Ladder,
+    seen: &mut Seen,
+) -> Result<Binding, Trouble> {
+    let mut reach = Reach::new(hsm, query, ladder, seen)?;
+    let mut others = false;
+    while let Some(slot) = reach.next()? {
+        let visit = Visit { hsm, query, authenticator, ladder };
+        let mut binding = None;
+        visit.slot(&slot, seen, |session, seen| {
+            let login = visit.log_in(&slot, session, seen)?;
+            let (found, login) = visit.find_private(&slot, session, login, seen)?;
+            let handle = match found[..] {
+                [] => visit.find_by_reading(&slot, session, &mut others)?,
+                // Several of one public half are one key.
+                [first, ..] if query.public.is_some() => Some(first),
+                [one] => Some(one),
+                _ => {
+                    let detail = format!("{} keys are called {}", found.len(), address(query));
+                    return Err(Error::new(Reason::KeyAmbiguous, detail).into());
+                }
+            };
+            let login = Some(login.0);
+            binding = handle.map(|handle| Binding {
+                slot: Arc::clone(&slot),
+                handle,
+                instance: reach.epoch,
+                login,
+            });
+            Ok(())
+        })?;
+        if let Some(binding) = binding {
+            return Ok(binding);
+        }
+    }
+    let reason = if others { Reason::KeyMismatch } else { Reason::KeyNotFound };
+    Err(Error::new(reason, address(query)).into())
+}
+
+/// The slots that a query may look at, one after the other.
+struct Reach {
+    module: &'static Module,
+    instance: Arc<Instance>,
+    epoch: u64,
+    wanted: TokenAttributes,
+    slots: Arc<Vec<Arc<Slot>>>,
+    position: usize,
+    matched: bool,
+    asked_anew: bool,
+}
+
+impl Reach {
+    fn new(hsm: &Hsm, query: &Query, ladder: &Ladder, seen: &mut Seen) -> Result<Self, Trouble> {
+        let module = hsm.module()?;
+        let (instance, epoch) = module.initialised(ladder.deadline())?;
+        seen.instance = Some(epoch);
+        seen.login = None;
+        let wanted = match &hsm.settings().token {
+            Some(token) if query.token.is_empty() => token.clone(),
+            _ => query.token.clone(),
+        };
+        let asked = token::asked(&wanted);
+        if asked.library && !module.library_info()?.matches(&wanted) {
+            return Err(Error::new(Reason::TokenNotFound, "the URI names another PKCS#11 library").into());
+        }
+        let slots = module.slots(&instance, false)?;
+        let (position, matched, asked_anew) = (0, false, false);
+        Ok(Self { module, instance, epoch, wanted, slots, position, matched, asked_anew })
+    }
+
+    /// The next slot. Without a name it is the only one: a PIN that is sent to somebody else's token may lock it.
+    fn next(&mut self) -> Result<Option<Arc<Slot>>, Trouble> {
+        loop {
+            if self.wanted.is_empty() {
+                if self.matched {
+                    return Ok(None);
+                }
+                if let Some(slot) = self.only()? {
+                    self.matched = true;
+                    return Ok(Some(slot));
+                }
+            } else {
+                while let Some(slot) = self.slots.get(self.position).cloned() {
+                    self.position += 1;
+                    if self.is_wanted(&slot)? {
+                        self.matched = true;
+                        return Ok(Some(slot));
+                    }
+                }
+                if self.matched {
+                    return Ok(None);
+                }
+            }
+            if self.asked_anew {
+                return Err(self.nothing().into());
+            }
+            // A token may have come since the slots were listed.
+            self.asked_anew = true;
+            self.slots = self.module.slots(&self.instance, true)?;
+            self.position = 0;
+        }
+    }
+
+    fn only(&self) -> Result<Option<Arc<Slot>>, Trouble> {
+        if let [slot] = &self.slots[..] {
+            return Ok(Some(Arc::clone(slot)));
+        }
+        let mut usable = Vec::new();
+        for slot in self.slots.iter() {
+            let token = slot.token()?;
+            if token.initialised {
+                usable.push((slot, token.label.clone()));
+            }
+        }
+        match &usable[..] {
+            [] => Ok(None),
+            [(slot, _)] => Ok(Some(Arc::clone(slot))),
+            several => {
+                let labels: Vec<&str> = several.iter().map(|(_, label)| label.as_str()).collect();
+                let detail = format!(
+                    "name one, as in pkcs11:token=LABEL or hsmkey-token; there are {}",
+                    labels.join(", ")
+                );
+                Err(Error::new(Reason::TokenAmbiguous, detail).into())
+            }
+        }
+    }
+
+    fn is_wanted(&self, slot: &Slot) -> Result<bool, Trouble> {
+        let asked = token::asked(&self.wanted);
+        #[allow(clippy::useless_conversion, reason = "a slot's number has 32 bits on other machines")]
+        let id: u64 = slot.id().into();
+        if self.wanted.slot_id.is_some_and(|wanted| wanted != id) {
+            return Ok(false);
+        }
+        if asked.slot && !self.module.slot_info(slot.id())?.matches(&self.wanted) {
+            return Ok(false);
+        }
+        Ok(!asked.token || slot.token()?.matches(&self.wanted))
+    }
+
+    fn nothing(&self) -> Error {
+        if self.wanted.is_empty() {
+            return Error::new(Reason::TokenNotFound, "the module shows no initialised token");
+        }
+        let there: Vec<String> = self
+            .slots
+            .iter()
+            .filter_map(|slot| slot.known_token())
+            .map(|token| token.label.clone())
+            .collect();
+        let wanted = Uri { token: self.wanted.clone(), ..Uri::default() };
+        let labels: Vec<&str> = there.iter().map(String::as_str).filter(|label| !label.is_empty()).collect();
+        Error::new(Reason::TokenNotFound, format!("{}; there are: {}", wanted.address(), labels.join(", ")))
+    }
+}
+
+/// One search.
+struct Visit<'a> {
+    hsm: &'a Hsm,
+    query: &'a Query,
+    authenticator: &'a Arc<dyn Authenticator>,
+    ladder: &'a Ladder,
+}
+
+impl Visit<'_> {
+    /// Does something in a session of a slot.
+    fn slot(
+        &self,
+        slot: &Slot,
+        seen: &mut Seen,
+        work: impl FnOnce(CK_SESSION_HANDLE, &mut Seen) -> Result<(), Trouble>,
+    ) -> Result<(), Trouble> {
+        let limit = self.hsm.settings().max_sessions;
+        let session = slot.pool.take(slot.module(), slot.id(), limit, self.ladder.deadline())?;
+        let result = work(session, seen);
+        match &result {
+            Ok(()) => slot.pool.put(session),
+            Err(trouble) => after_failure(slot, session, trouble, seen),
+        }
+        result
+    }
+
+    /// The login, and whether it was made now.
+    fn log_in(
+        &self,
+        slot: &Arc<Slot>,
+        session: CK_SESSION_HANDLE,
+        seen: &mut Seen,
+    ) -> Result<(u64, bool), Trouble> {
+        let (settings, deadline) = (self.hsm.settings(), self.ladder.deadline());
+        let login = slot.log_in(session, &**self.authenticator, settings, deadline)?;
+        seen.login = Some((Arc::clone(slot), login.0));
+        Ok(login)
+    }
+
+    fn template(&self, class: ObjectClass) -> Template {
+        let class = match class {
+            ObjectClass::PrivateKey => CKO_PRIVATE_KEY,
+            ObjectClass::PublicKey => CKO_PUBLIC_KEY,
+            ObjectClass::Certificate => CKO_CERTIFICATE,
+        };
+        Template::class(class)
+            .octets(CKA_LABEL, self.query.label.as_deref().unwrap_or_default().as_bytes())
+            .octets(CKA_ID, self.query.id.as_deref().unwrap_or_default())
+    }
+
+    /// The private keys, and the login under which they were found. Without a login there are none, and a login that was lost
+    /// does not always say so: where nothing is found under an older one, it is made again.
+    fn find_private(
+        &self,
+        slot: &Arc<Slot>,
+        session: CK_SESSION_HANDLE,
+        login: (u64, bool),
+        seen: &mut Seen,
+    ) -> Result<(Vec<CK_OBJECT_HANDLE>, (u64, bool)), Trouble> {
+        let template = || {
+            let template = self.template(ObjectClass::PrivateKey);
+            match &self.query.public {
+                Some(PublicKey::Rsa(rsa)) => {
+                    template.number(CKA_KEY_TYPE, CKK_RSA).octets(CKA_MODULUS, &rsa.modulus)
+                }
+                Some(PublicKey::Ec(ec)) => {
+                    template.number(CKA_KEY_TYPE, CKK_EC).octets(CKA_EC_PARAMS, &ec.params)
+                }
+                None => template,
+            }
+        };
+        let found = object::find(slot.module(), session, &mut template())?;
+        let (epoch, now) = login;
+        if !found.is_empty() || now {
+            return Ok((found, login));
+        }
+        slot.lose_login(epoch);
+        let login = self.log_in(slot, session, seen)?;
+        Ok((object::find(slot.module(), session, &mut template())?, login))
+    }
+
+    /// The key among those of its name, by reading their public halves: for tokens that cannot search for a modulus. `others` says
+    /// whether there are keys of the name.
+    fn find_by_reading(
+        &self,
+        slot: &Slot,
+        session: CK_SESSION_HANDLE,
+        others: &mut bool,
+    ) -> Result<Option<CK_OBJECT_HANDLE>, Trouble> {
+        const MOST: usize = 16;
+        let named = self.query.label.is_some() || self.query.id.is_some();
+        let Some(public) = self.query.public.as_ref().filter(|_| named) else { return Ok(None) };
+        let found = object::find(slot.module(), session, &mut self.template(ObjectClass::PrivateKey))?;
+        *others |= !found.is_empty();
+        for handle in found.into_iter().take(MOST) {
+            let attributes = object::read(slot.module(), session, handle, CKO_PRIVATE_KEY)?;
+            if attributes.public.as_ref() == Some(public) {
+                return Ok(Some(handle));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The objects of a class, with what they say of themselves.
+    fn class(
+        &self,
+        slot: &Arc<Slot>,
+        session: CK_SESSION_HANDLE,
+        class: ObjectClass,
+        instance: u64,
+        seen: &mut Seen,
+        objects: &mut Vec<Object>,
+    ) -> Result<(), Trouble> {
+        let found = if class == ObjectClass::PrivateKey {
+            let login = self.log_in(slot, session, seen)?;
+            self.find_private(slot, session, login, seen)?.0
+        } else {
+            self.find_public(slot, session, class, seen)?
+        };
+        let login = slot.login_epoch();
+        for handle in found {
+            let number = if class == ObjectClass::Certificate { CKO_CERTIFICATE } else { CKO_PRIVATE_KEY };
+            let attributes = object::read(slot.module(), session, handle, number)?;
+            objects.push(Object {
+                class,
+                label: attributes.label,
+                id: attributes.id,
+                token: self.token(slot),
+                public: attributes.public,
+                certificate: attributes.certificate,
+                hsm: self.hsm.clone(),
+                authenticator: Arc::clone(self.authenticator),
+                binding: Binding { slot: Arc::clone(slot), handle, instance, login },
+            });
+        }
+        Ok(())
+    }
+
+    /// Public keys and certificates: without a login where they can be seen so, and where the configuration allows one, with.
+    fn find_public(
+        &self,
+        slot: &Arc<Slot>,
+        session: CK_SESSION_HANDLE,
+        class: ObjectClass,
+        seen: &mut Seen,
+    ) -> Result<Vec<CK_OBJECT_HANDLE>, Trouble> {
+        let behaviour = self.hsm.settings().login;
+        if behaviour == LoginBehaviour::Always {
+            self.log_in(slot, session, seen)?;
+        }
+        let found = object::find(slot.module(), session, &mut self.template(class))?;
+        if !found.is_empty() || behaviour == LoginBehaviour::Never || slot.login_epoch().is_some() {
+            return Ok(found);
+        }
+        match self.log_in(slot, session, seen) {
+            Ok(_) => Ok(object::find(slot.module(), session, &mut self.template(class))?),
+            // Nobody has to have a PIN to see that there is no certificate.
+            Err(Trouble::Permanent(error)) if error.reason() == Reason::PinMissing => Ok(Vec::new()),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// The token by what it calls itself, or by what the query calls it.
+    fn token(&self, slot: &Slot) -> TokenAttributes {
+        let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        match slot.known_token() {
+            Some(token) => TokenAttributes {
+                token: text(&token.label),
+                serial: text(&token.serial),
+                ..TokenAttributes::default()
+            },
+            None => self.query.token.clone(),
+        }
+    }
+}
+
+/// What a query asks for, as a URI.
+fn address(query: &Query) -> String {
+    let uri = Uri {
+        token: query.token.clone(),
+        object: query.label.clone(),
+        id: query.id.clone(),
+        ..Uri::default()
+    };
+    uri.address().to_string()
+}

@@ -1,0 +1,120 @@
+//! The sessions of a slot. Each signature in flight has one of its own; idle ones are kept.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use cryptoki_sys::*;
+
+use super::module::Module;
+use super::recover::{Fate, Trouble, session_fate};
+use crate::error::{Error, Reason};
+
+/// The sessions of one slot in this process.
+#[derive(Default)]
+pub(super) struct Pool {
+    state: Mutex<State>,
+    returned: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    idle: Vec<CK_SESSION_HANDLE>,
+    /// Idle and lent ones, and those that are being opened.
+    open: usize,
+}
+
+/// How long to wait for a session before opening one is tried again: the HSM may have room by then.
+const AGAIN: Duration = Duration::from_millis(100);
+
+impl Pool {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session, for the caller alone: an idle one, else a new one, else, at the limit, the next that comes back.
+    ///
+    /// # Errors
+    /// `SessionsExhausted` where none came back by the deadline; C_OpenSession's where there is none at all.
+    pub(super) fn take(
+        &self,
+        module: &Module,
+        slot: CK_SLOT_ID,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<CK_SESSION_HANDLE, Trouble> {
+        let mut refused = None;
+        let mut state = self.lock();
+        loop {
+            if let Some(session) = state.idle.pop() {
+                return Ok(session);
+            }
+            if state.open < limit && refused.is_none() {
+                state.open += 1;
+                drop(state);
+                // No lock is held: the module may be slow, or never come back.
+                let opened = module.open_session(slot);
+                state = self.lock();
+                match opened {
+                    Ok(session) => return Ok(session),
+                    Err(failed) => {
+                        state.open -= 1;
+                        // Without any session of ours it is no limit. Nor is it where the module is not what it was.
+                        if state.open == 0 || failed.rv == CKR_CRYPTOKI_NOT_INITIALIZED {
+                            return Err(failed.into());
+                        }
+                        refused = Some(failed);
+                    }
+                }
+                continue;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(exhausted(refused, state.open, limit).into());
+            }
+            let (back, timeout) =
+                self.returned.wait_timeout(state, left.min(AGAIN)).unwrap_or_else(PoisonError::into_inner);
+            state = back;
+            if timeout.timed_out() {
+                refused = None;
+            }
+        }
+    }
+
+    /// Takes a session back.
+    pub(super) fn put(&self, session: CK_SESSION_HANDLE) {
+        self.lock().idle.push(session);
+        self.returned.notify_one();
+    }
+
+    /// Lets go of a session after a call in it failed. Where it is not known any more, the idle ones are likely not to be either:
+    /// `flush` lets go of them too.
+    pub(super) fn discard(&self, module: &Module, session: CK_SESSION_HANDLE, rv: CK_RV, flush: bool) {
+        let fate = session_fate(rv);
+        match fate {
+            Fate::Keep => return self.put(session),
+            Fate::Close => module.close_session(session),
+            Fate::Dead => {}
+        }
+        let mut state = self.lock();
+        state.open = state.open.saturating_sub(1);
+        if flush && fate == Fate::Dead {
+            state.open = state.open.saturating_sub(state.idle.len());
+            state.idle.clear();
+        }
+        drop(state);
+        self.returned.notify_all();
+    }
+}
+
+fn exhausted(refused: Option<super::rv::Failed>, open: usize, limit: usize) -> Error {
+    let detail = if open < limit {
+        format!("the HSM opened no more than {open}; other processes may hold the rest")
+    } else {
+        format!("hsmkey-max-sessions is {limit}: raise it, or hsmkey-retry-time")
+    };
+    let error = Error::new(Reason::SessionsExhausted, detail);
+    match refused {
+        Some(failed) => error.with_call(failed.call()),
+        None => error,
+    }
+}

@@ -1,0 +1,91 @@
+//! A key: its public half, and where the private half is.
+//!
+//! Where the public half is known from the key file, loading a key makes no PKCS#11 call at all: the HSM is first asked when
+//! something is signed.
+
+mod keys;
+
+use crate::error::{Error, Reason, Result, bail};
+use crate::hsm::{Object, PrivateKey};
+use crate::mechanism::Mechanism;
+use crate::public::{PublicKey, RsaPublicKey};
+
+pub use keys::{Ask, Keys};
+
+/// A key in an HSM. It never changes.
+pub struct Key {
+    public: PublicKey,
+    private: PrivateKey,
+    address: String,
+}
+
+impl Key {
+    /// A key that is found when it first signs.
+    fn lazy(public: PublicKey, private: PrivateKey, address: String) -> Self {
+        Self { public, private, address }
+    }
+
+    /// A private key that a search found.
+    ///
+    /// # Errors
+    /// `KeyUnsupported` where the HSM does not say its public half, without which nothing can be done with it.
+    fn found(object: &Object) -> Result<Self> {
+        let address = address(object);
+        match (object.private_key(), &object.public) {
+            (Some(private), Some(public)) => Ok(Self { public: public.clone(), private, address }),
+            _ => bail!(KeyUnsupported, "the HSM does not say the public half of {address}"),
+        }
+    }
+
+    /// The public half.
+    pub fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// The public half of an RSA key.
+    ///
+    /// # Errors
+    /// `KeyUnsupported` for another type.
+    pub fn rsa(&self) -> Result<&RsaPublicKey> {
+        match &self.public {
+            PublicKey::Rsa(rsa) => Ok(rsa),
+            PublicKey::Ec(_) => bail!(KeyUnsupported, "{} is an EC key", self.address),
+        }
+    }
+
+    /// Where it is, as a URI without a PIN.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// One operation of the private half. `output` has room for the modulus; the result says how much of it was written.
+    ///
+    /// # Errors
+    /// What is wrong with the key, the PIN or the HSM, with the key's address.
+    pub fn sign(&self, mechanism: &Mechanism, input: &[u8], output: &mut [u8]) -> Result<usize> {
+        self.private.sign(mechanism, input, output)
+    }
+}
+
+/// The URI of an object that a search found.
+fn address(object: &Object) -> String {
+    use crate::uri::{Class, Uri};
+    let uri = Uri {
+        token: object.token.clone(),
+        object: Some(object.label.clone()).filter(|label| !label.is_empty()),
+        id: Some(object.id.clone()).filter(|id| !id.is_empty()),
+        class: Some(Class::Private),
+        ..Uri::default()
+    };
+    uri.address().to_string()
+}
+
+/// The error for a name that is not one key's: it lists them.
+pub fn ambiguous(keys: &[Key]) -> Error {
+    const SHOWN: usize = 10;
+    let mut list: Vec<&str> = keys.iter().take(SHOWN).map(Key::address).collect();
+    if keys.len() > SHOWN {
+        list.push("...");
+    }
+    Error::new(Reason::KeyAmbiguous, format!("{} keys: {}", keys.len(), list.join(", ")))
+}

@@ -1,0 +1,151 @@
+//! The keys that a configuration reaches: from a URI to the HSM that has it, the PIN for it, and what is found there.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use once_cell::sync::OnceCell;
+use zeroize::Zeroizing;
+
+use super::{Key, ambiguous};
+use crate::config::{Config, Sha1};
+use crate::environment::Environment;
+use crate::error::{Error, Reason, Result};
+use crate::hsm::{Authenticator, Hsm, Object, ObjectClass, Query, Settings};
+use crate::pin::PinSource;
+use crate::secret::Pin;
+use crate::uri::{TokenAttributes, Uri};
+
+/// Asks the user for a PIN; `None` where nobody answers.
+pub type Ask<'a> = dyn FnMut() -> Result<Option<Zeroizing<Vec<u8>>>> + 'a;
+
+/// The keys of one configuration. Making it touches no HSM; what is wrong with the configuration is told by what needs it.
+pub struct Keys {
+    config: Result<Config>,
+    environment: Arc<Environment>,
+    hsm: OnceCell<Hsm>,
+    /// What users were asked for, so that they are asked once for each token.
+    entered: Mutex<HashMap<TokenAttributes, Arc<Pin>>>,
+}
+
+impl Keys {
+    /// The keys of a configuration, good or bad.
+    pub fn new(config: Result<Config>, environment: Arc<Environment>) -> Self {
+        Self { config, environment, hsm: OnceCell::new(), entered: Mutex::default() }
+    }
+
+    /// What is configured.
+    ///
+    /// # Errors
+    /// `BadDirective`.
+    pub fn config(&self) -> Result<&Config> {
+        self.config.as_ref().map_err(Clone::clone)
+    }
+
+    /// What to do with SHA-1.
+    ///
+    /// # Errors
+    /// `BadDirective`.
+    pub fn sha1(&self) -> Result<Sha1> {
+        self.config().map(|config| config.sha1)
+    }
+
+    /// The key of a key file. Where the file holds the public half no HSM is asked.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration and, where the HSM has to be asked, `KeyNotFound`, `KeyAmbiguous` and the rest.
+    pub fn open(&self, uri: &Uri, ask: &mut Ask) -> Result<Key> {
+        let hsm = self.hsm(uri)?;
+        let authenticator = self.authenticator(uri, ask)?;
+        let mut query = query(uri, Some(ObjectClass::PrivateKey));
+        if let Some(public) = &uri.public {
+            query.public = Some(public.clone());
+            let private = hsm.key(query, authenticator);
+            return Ok(Key::lazy(public.clone(), private, uri.address().to_string()));
+        }
+        let mut keys =
+            hsm.list(&query, &authenticator)?.iter().map(Key::found).collect::<Result<Vec<_>>>()?;
+        match keys.len() {
+            0 => Err(Error::new(Reason::KeyNotFound, uri.address().to_string())),
+            1 => Ok(keys.remove(0)),
+            _ => Err(ambiguous(&keys)),
+        }
+    }
+
+    /// The objects of a class that a URI names.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration, the PIN or the HSM. Finding nothing is no error.
+    pub fn list(&self, uri: &Uri, class: Option<ObjectClass>, ask: &mut Ask) -> Result<Vec<Object>> {
+        let hsm = self.hsm(uri)?;
+        let authenticator = self.authenticator(uri, ask)?;
+        hsm.list(&query(uri, class), &authenticator)
+    }
+
+    /// A private key of such a list.
+    ///
+    /// # Errors
+    /// `KeyUnsupported`.
+    pub fn found(&self, object: &Object) -> Result<Key> {
+        Key::found(object)
+    }
+
+    fn hsm(&self, uri: &Uri) -> Result<Hsm> {
+        let config = self.config()?;
+        let settings = |module: PathBuf| Settings {
+            module,
+            init_args: config.init_args.clone(),
+            token: config.token.clone(),
+            max_sessions: config.max_sessions,
+            retry_time: config.retry_time,
+            login: config.login,
+            runtime_directory: config.runtime_directory.clone(),
+        };
+        match &uri.module_path {
+            Some(module) if config.allow_module_path => Ok(Hsm::new(settings(module.into()))),
+            // It would load code: only the configuration may say so.
+            _ => {
+                let configured =
+                    || Ok(Hsm::new(settings(config.module_path(&self.environment)?.to_path_buf())));
+                self.hsm.get_or_try_init(configured).cloned()
+            }
+        }
+    }
+
+    /// Where the PIN for a URI comes from: the nearest place that has one.
+    fn authenticator(&self, uri: &Uri, ask: &mut Ask) -> Result<Arc<dyn Authenticator>> {
+        let config = self.config()?;
+        let mut source = PinSource::new(uri, config.pin.as_ref(), &self.environment)?;
+        if !source.is_named() {
+            if let Some(pin) = self.entered(&uri.token, ask)? {
+                source = PinSource::entered(pin);
+            }
+        }
+        // Now, as a server that has given up its rights cannot read the file later.
+        source.resolve();
+        Ok(Arc::new(source))
+    }
+
+    fn entered(&self, token: &TokenAttributes, ask: &mut Ask) -> Result<Option<Arc<Pin>>> {
+        let lock = || self.entered.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pin) = lock().get(token) {
+            return Ok(Some(Arc::clone(pin)));
+        }
+        // No lock is held while somebody types.
+        let pin = ask()?.map(|octets| Arc::new(Pin::from(octets)));
+        if let Some(pin) = &pin {
+            lock().insert(token.clone(), Arc::clone(pin));
+        }
+        Ok(pin)
+    }
+}
+
+fn query(uri: &Uri, class: Option<ObjectClass>) -> Query {
+    Query {
+        token: uri.token.clone(),
+        class,
+        label: uri.object.clone(),
+        id: uri.id.clone(),
+        ..Query::default()
+    }
+}

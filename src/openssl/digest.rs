@@ -1,0 +1,246 @@
+//! Digests of the application's own OpenSSL, so that its FIPS and property choices hold: EVP of the host, through a child library
+//! context (OSSL_LIB_CTX_new_child(3)), which sees the providers that the application has loaded.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+
+use once_cell::sync::OnceCell;
+
+use super::bindings as c;
+use super::core::Core;
+use super::host::Host;
+use crate::error::{Error, Reason, Result, bail};
+
+/// libcrypto's types that are only ever pointed to.
+#[repr(C)]
+struct LibraryContext([u8; 0]);
+#[repr(C)]
+struct EvpMd([u8; 0]);
+#[repr(C)]
+struct EvpMdCtx([u8; 0]);
+
+/// Declares the functions that are taken from the host, each with its type in <openssl/evp.h> or <openssl/crypto.h>.
+macro_rules! host_functions {
+    ($($field:ident = $name:literal: $type:ty;)*) => {
+        struct Functions { $($field: $type,)* }
+
+        impl Functions {
+            fn of(host: Host) -> Result<Self> {
+                // SAFETY: each type is the one that OpenSSL's headers declare for the name, in all of 3.0 to 4.0.
+                unsafe { Ok(Self { $($field: host.function($name)?,)* }) }
+            }
+        }
+    };
+}
+
+host_functions! {
+    new_child = c"OSSL_LIB_CTX_new_child": unsafe extern "C" fn(*const c::OSSL_CORE_HANDLE, *const c::OSSL_DISPATCH) -> *mut LibraryContext;
+    free_context = c"OSSL_LIB_CTX_free": unsafe extern "C" fn(*mut LibraryContext);
+    fetch = c"EVP_MD_fetch": unsafe extern "C" fn(*mut LibraryContext, *const c_char, *const c_char) -> *mut EvpMd;
+    up_ref = c"EVP_MD_up_ref": unsafe extern "C" fn(*mut EvpMd) -> c_int;
+    free = c"EVP_MD_free": unsafe extern "C" fn(*mut EvpMd);
+    name = c"EVP_MD_get0_name": unsafe extern "C" fn(*const EvpMd) -> *const c_char;
+    size = c"EVP_MD_get_size": unsafe extern "C" fn(*const EvpMd) -> c_int;
+    ctx_new = c"EVP_MD_CTX_new": unsafe extern "C" fn() -> *mut EvpMdCtx;
+    ctx_free = c"EVP_MD_CTX_free": unsafe extern "C" fn(*mut EvpMdCtx);
+    ctx_copy = c"EVP_MD_CTX_copy_ex": unsafe extern "C" fn(*mut EvpMdCtx, *const EvpMdCtx) -> c_int;
+    init = c"EVP_DigestInit_ex": unsafe extern "C" fn(*mut EvpMdCtx, *const EvpMd, *mut c_void) -> c_int;
+    update = c"EVP_DigestUpdate": unsafe extern "C" fn(*mut EvpMdCtx, *const c_void, usize) -> c_int;
+    finish = c"EVP_DigestFinal_ex": unsafe extern "C" fn(*mut EvpMdCtx, *mut u8, *mut c_uint) -> c_int;
+}
+
+/// The digests of one provider context's host. Nothing is done before the first is asked for.
+#[derive(Default)]
+pub struct Digests(OnceCell<Arc<Library>>);
+
+struct Library {
+    functions: Functions,
+    context: NonNull<LibraryContext>,
+}
+
+// SAFETY: a library context may be used from any thread (OSSL_LIB_CTX(3)); the functions are addresses.
+unsafe impl Send for Library {}
+// SAFETY: as for Send.
+unsafe impl Sync for Library {}
+
+impl Library {
+    fn of(core: &Core) -> Result<Self> {
+        let functions = Functions::of(core.host()?)?;
+        let (handle, upcalls) = core.origin();
+        // SAFETY: the handle and the table that OSSL_provider_init was given, which live until teardown.
+        let context = unsafe { (functions.new_child)(handle, upcalls) };
+        match NonNull::new(context) {
+            Some(context) => Ok(Self { functions, context }),
+            None => bail!(HostUnusable, "OSSL_LIB_CTX_new_child failed"),
+        }
+    }
+}
+
+impl Drop for Library {
+    fn drop(&mut self) {
+        // SAFETY: ours, and freed once. What was fetched from it keeps this alive.
+        unsafe { (self.functions.free_context)(self.context.as_ptr()) };
+    }
+}
+
+impl Digests {
+    fn library(&self, core: &Core) -> Result<Arc<Library>> {
+        if let Some(library) = self.0.get() {
+            return Ok(Arc::clone(library));
+        }
+        // Made outside the cell, as it calls OpenSSL, which may call us: the one that loses the race is dropped.
+        let library = Arc::new(Library::of(core)?);
+        Ok(Arc::clone(self.0.get_or_init(|| library)))
+    }
+
+    /// A digest by one of OpenSSL's names, under a property query (property(7)).
+    ///
+    /// # Errors
+    /// `DigestUnsupported` where the host has none that matches; `HostUnusable`.
+    pub fn fetch(&self, core: &Core, name: &str, properties: Option<&str>) -> Result<Digest> {
+        let library = self.library(core)?;
+        let unsupported = || match properties {
+            Some(properties) => Error::new(Reason::DigestUnsupported, format!("{name} ({properties})")),
+            None => Error::new(Reason::DigestUnsupported, name.to_owned()),
+        };
+        let c_name = CString::new(name).map_err(|_| unsupported())?;
+        let query = properties.map(CString::new).transpose().map_err(|_| unsupported())?;
+        let query = query.as_ref().map_or(ptr::null(), |query| query.as_ptr());
+        // SAFETY: a live context and NUL-terminated strings that OpenSSL copies.
+        let md = core.shielded(|| unsafe {
+            (library.functions.fetch)(library.context.as_ptr(), c_name.as_ptr(), query)
+        });
+        match NonNull::new(md) {
+            Some(md) => Ok(Digest { library, md }),
+            None => Err(unsupported()),
+        }
+    }
+}
+
+/// A digest of the host.
+pub struct Digest {
+    library: Arc<Library>,
+    md: NonNull<EvpMd>,
+}
+
+// SAFETY: an EVP_MD is immutable and reference-counted with atomics.
+unsafe impl Send for Digest {}
+// SAFETY: as for Send.
+unsafe impl Sync for Digest {}
+
+impl Digest {
+    /// The name that OpenSSL puts first.
+    pub fn name(&self) -> &str {
+        // SAFETY: a live EVP_MD.
+        let name = unsafe { (self.library.functions.name)(self.md.as_ptr()) };
+        if name.is_null() {
+            return "";
+        }
+        // SAFETY: NUL-terminated, and kept as long as the EVP_MD, hence as long as `self`.
+        unsafe { CStr::from_ptr(name) }.to_str().unwrap_or_default()
+    }
+
+    /// Octets of its value; 0 where that is not fixed.
+    pub fn size(&self) -> usize {
+        // SAFETY: a live EVP_MD.
+        usize::try_from(unsafe { (self.library.functions.size)(self.md.as_ptr()) }).unwrap_or(0)
+    }
+
+    /// Begins to hash.
+    ///
+    /// # Errors
+    /// `HostUnusable`.
+    pub fn start(&self) -> Result<Hash> {
+        let hash = Hash::allocate(&self.library)?;
+        // SAFETY: a live context and a live EVP_MD; no engine.
+        let ok =
+            unsafe { (self.library.functions.init)(hash.ctx.as_ptr(), self.md.as_ptr(), ptr::null_mut()) };
+        succeeded(ok, "EVP_DigestInit_ex")?;
+        Ok(hash)
+    }
+}
+
+impl Clone for Digest {
+    fn clone(&self) -> Self {
+        // SAFETY: a live EVP_MD. Counting cannot fail (EVP_MD_up_ref(3) returns 1).
+        unsafe { (self.library.functions.up_ref)(self.md.as_ptr()) };
+        Self { library: Arc::clone(&self.library), md: self.md }
+    }
+}
+
+impl Drop for Digest {
+    fn drop(&mut self) {
+        // SAFETY: ours, one reference.
+        unsafe { (self.library.functions.free)(self.md.as_ptr()) };
+    }
+}
+
+/// A hash in the making.
+pub struct Hash {
+    library: Arc<Library>,
+    ctx: NonNull<EvpMdCtx>,
+}
+
+// SAFETY: an EVP_MD_CTX belongs to no thread; it is changed through `&mut` only.
+unsafe impl Send for Hash {}
+
+impl Hash {
+    fn allocate(library: &Arc<Library>) -> Result<Self> {
+        // SAFETY: no arguments.
+        match NonNull::new(unsafe { (library.functions.ctx_new)() }) {
+            Some(ctx) => Ok(Self { library: Arc::clone(library), ctx }),
+            None => bail!(HostUnusable, "EVP_MD_CTX_new failed"),
+        }
+    }
+
+    /// Hashes more.
+    ///
+    /// # Errors
+    /// `HostUnusable`.
+    pub fn update(&mut self, data: &[u8]) -> Result<()> {
+        // SAFETY: a live context; `data.len()` readable bytes.
+        let ok =
+            unsafe { (self.library.functions.update)(self.ctx.as_ptr(), data.as_ptr().cast(), data.len()) };
+        succeeded(ok, "EVP_DigestUpdate")
+    }
+
+    /// The value.
+    ///
+    /// # Errors
+    /// `HostUnusable`.
+    pub fn finish(self) -> Result<Vec<u8>> {
+        let mut value = vec![0; c::EVP_MAX_MD_SIZE];
+        let mut length: c_uint = 0;
+        // SAFETY: a live context; EVP_MAX_MD_SIZE writable bytes, which is what EVP_DigestFinal_ex(3) asks for.
+        let ok = unsafe {
+            (self.library.functions.finish)(self.ctx.as_ptr(), value.as_mut_ptr(), &raw mut length)
+        };
+        succeeded(ok, "EVP_DigestFinal_ex")?;
+        value.truncate(length as usize);
+        Ok(value)
+    }
+
+    /// The same hash, to go on with separately.
+    ///
+    /// # Errors
+    /// `HostUnusable`.
+    pub fn duplicate(&self) -> Result<Self> {
+        let copy = Self::allocate(&self.library)?;
+        // SAFETY: two live contexts.
+        let ok = unsafe { (self.library.functions.ctx_copy)(copy.ctx.as_ptr(), self.ctx.as_ptr()) };
+        succeeded(ok, "EVP_MD_CTX_copy_ex")?;
+        Ok(copy)
+    }
+}
+
+impl Drop for Hash {
+    fn drop(&mut self) {
+        // SAFETY: ours.
+        unsafe { (self.library.functions.ctx_free)(self.ctx.as_ptr()) };
+    }
+}
+
+fn succeeded(ok: c_int, function: &'static str) -> Result<()> {
+    if ok == 1 { Ok(()) } else { Err(Error::new(Reason::HostUnusable, format!("{function} failed"))) }
+}

@@ -1,0 +1,79 @@
+//! Dispatch tables (provider(7)), typed: a function of the wrong type for its number does not compile.
+
+use std::mem::{size_of, transmute};
+
+use super::bindings as c;
+
+/// A function of the core's table as what its number says it is.
+///
+/// # Safety
+/// `F` is the binding's type, `OSSL_FUNC_..._fn`, for the entry's number.
+pub(super) unsafe fn upcall<F: Copy>(entry: &c::OSSL_DISPATCH) -> F {
+    const { assert!(size_of::<F>() == size_of::<Option<unsafe extern "C" fn()>>()) };
+    // SAFETY: both are nullable function pointers of one size, and the caller names the type that the number fixes.
+    unsafe { std::mem::transmute_copy(&entry.function) }
+}
+
+/// The end of every dispatch table.
+pub(super) const END: c::OSSL_DISPATCH = c::OSSL_DISPATCH { function_id: 0, function: None };
+
+/// One constructor per number: it takes the binding's type for that number and nothing else.
+macro_rules! constructors {
+    ($($name:ident = $number:ident, $function:ident;)*) => {
+        $(
+            pub(super) const fn $name(function: c::$function) -> c::OSSL_DISPATCH {
+                c::OSSL_DISPATCH {
+                    function_id: c::$number,
+                    // SAFETY: a nullable function pointer stays one; OpenSSL calls it as what its number says, which is
+                    // the type that it came as.
+                    function: unsafe { transmute::<c::$function, Option<unsafe extern "C" fn()>>(function) },
+                }
+            }
+        )*
+    };
+}
+
+constructors! {
+    provider_teardown = OSSL_FUNC_PROVIDER_TEARDOWN, OSSL_FUNC_provider_teardown_fn;
+    provider_gettable_params = OSSL_FUNC_PROVIDER_GETTABLE_PARAMS, OSSL_FUNC_provider_gettable_params_fn;
+    provider_get_params = OSSL_FUNC_PROVIDER_GET_PARAMS, OSSL_FUNC_provider_get_params_fn;
+    provider_query_operation = OSSL_FUNC_PROVIDER_QUERY_OPERATION, OSSL_FUNC_provider_query_operation_fn;
+    provider_get_reason_strings = OSSL_FUNC_PROVIDER_GET_REASON_STRINGS, OSSL_FUNC_provider_get_reason_strings_fn;
+
+    keymgmt_load = OSSL_FUNC_KEYMGMT_LOAD, OSSL_FUNC_keymgmt_load_fn;
+    keymgmt_free = OSSL_FUNC_KEYMGMT_FREE, OSSL_FUNC_keymgmt_free_fn;
+    keymgmt_dup = OSSL_FUNC_KEYMGMT_DUP, OSSL_FUNC_keymgmt_dup_fn;
+    keymgmt_get_params = OSSL_FUNC_KEYMGMT_GET_PARAMS, OSSL_FUNC_keymgmt_get_params_fn;
+    keymgmt_gettable_params = OSSL_FUNC_KEYMGMT_GETTABLE_PARAMS, OSSL_FUNC_keymgmt_gettable_params_fn;
+    keymgmt_query_operation_name = OSSL_FUNC_KEYMGMT_QUERY_OPERATION_NAME, OSSL_FUNC_keymgmt_query_operation_name_fn;
+    keymgmt_has = OSSL_FUNC_KEYMGMT_HAS, OSSL_FUNC_keymgmt_has_fn;
+    keymgmt_match = OSSL_FUNC_KEYMGMT_MATCH, OSSL_FUNC_keymgmt_match_fn;
+    keymgmt_validate = OSSL_FUNC_KEYMGMT_VALIDATE, OSSL_FUNC_keymgmt_validate_fn;
+    keymgmt_export = OSSL_FUNC_KEYMGMT_EXPORT, OSSL_FUNC_keymgmt_export_fn;
+    keymgmt_export_types = OSSL_FUNC_KEYMGMT_EXPORT_TYPES, OSSL_FUNC_keymgmt_export_types_fn;
+
+    signature_newctx = OSSL_FUNC_SIGNATURE_NEWCTX, OSSL_FUNC_signature_newctx_fn;
+    signature_freectx = OSSL_FUNC_SIGNATURE_FREECTX, OSSL_FUNC_signature_freectx_fn;
+    signature_dupctx = OSSL_FUNC_SIGNATURE_DUPCTX, OSSL_FUNC_signature_dupctx_fn;
+    signature_sign_init = OSSL_FUNC_SIGNATURE_SIGN_INIT, OSSL_FUNC_signature_sign_init_fn;
+    signature_sign = OSSL_FUNC_SIGNATURE_SIGN, OSSL_FUNC_signature_sign_fn;
+    signature_digest_sign_init = OSSL_FUNC_SIGNATURE_DIGEST_SIGN_INIT, OSSL_FUNC_signature_digest_sign_init_fn;
+    signature_digest_sign_update = OSSL_FUNC_SIGNATURE_DIGEST_SIGN_UPDATE, OSSL_FUNC_signature_digest_sign_update_fn;
+    signature_digest_sign_final = OSSL_FUNC_SIGNATURE_DIGEST_SIGN_FINAL, OSSL_FUNC_signature_digest_sign_final_fn;
+    signature_digest_sign = OSSL_FUNC_SIGNATURE_DIGEST_SIGN, OSSL_FUNC_signature_digest_sign_fn;
+    signature_get_ctx_params = OSSL_FUNC_SIGNATURE_GET_CTX_PARAMS, OSSL_FUNC_signature_get_ctx_params_fn;
+    signature_gettable_ctx_params = OSSL_FUNC_SIGNATURE_GETTABLE_CTX_PARAMS, OSSL_FUNC_signature_gettable_ctx_params_fn;
+    signature_set_ctx_params = OSSL_FUNC_SIGNATURE_SET_CTX_PARAMS, OSSL_FUNC_signature_set_ctx_params_fn;
+    signature_settable_ctx_params = OSSL_FUNC_SIGNATURE_SETTABLE_CTX_PARAMS, OSSL_FUNC_signature_settable_ctx_params_fn;
+
+    decoder_newctx = OSSL_FUNC_DECODER_NEWCTX, OSSL_FUNC_decoder_newctx_fn;
+    decoder_freectx = OSSL_FUNC_DECODER_FREECTX, OSSL_FUNC_decoder_freectx_fn;
+    decoder_decode = OSSL_FUNC_DECODER_DECODE, OSSL_FUNC_decoder_decode_fn;
+
+    store_open = OSSL_FUNC_STORE_OPEN, OSSL_FUNC_store_open_fn;
+    store_settable_ctx_params = OSSL_FUNC_STORE_SETTABLE_CTX_PARAMS, OSSL_FUNC_store_settable_ctx_params_fn;
+    store_set_ctx_params = OSSL_FUNC_STORE_SET_CTX_PARAMS, OSSL_FUNC_store_set_ctx_params_fn;
+    store_load = OSSL_FUNC_STORE_LOAD, OSSL_FUNC_store_load_fn;
+    store_eof = OSSL_FUNC_STORE_EOF, OSSL_FUNC_store_eof_fn;
+    store_close = OSSL_FUNC_STORE_CLOSE, OSSL_FUNC_store_close_fn;
+}

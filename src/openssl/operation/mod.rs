@@ -1,0 +1,149 @@
+//! The operations of a provider, each as a trait of safe Rust and the table of C functions that drives it.
+
+pub mod decoder;
+pub mod keymgmt;
+pub mod provider;
+pub mod signature;
+pub mod store;
+
+use std::ffi::{CStr, c_int, c_void};
+use std::sync::Arc;
+
+use super::bindings as c;
+use super::boundary;
+use super::params::ParamList;
+use crate::error::{Result, bail};
+
+/// One of OSSL_CALLBACK, lent for one call: where a store or a decoder hands over what it found.
+pub struct Receiver<'a> {
+    callback: c::OSSL_CALLBACK,
+    argument: *mut c_void,
+    lent: std::marker::PhantomData<&'a mut ()>,
+}
+
+impl Receiver<'_> {
+    /// # Safety
+    /// `callback` is null or may be called with `argument` and a parameter list during `'a`.
+    unsafe fn new(callback: c::OSSL_CALLBACK, argument: *mut c_void) -> Self {
+        Self { callback, argument, lent: std::marker::PhantomData }
+    }
+
+    /// Hands a list of parameters over. `false` where the receiver did not want it; it has said why, then.
+    fn give(&mut self, params: &ParamList) -> Result<bool> {
+        let Some(callback) = self.callback else { bail!(InvalidArgument, "no callback") };
+        // SAFETY: callable by `new`'s contract, with a list ended by its end mark that it only reads.
+        Ok(params.with_raw(|raw| unsafe { callback(raw, self.argument) }) == 1)
+    }
+}
+
+/// DER of something that OpenSSL decodes further (provider-object(7)).
+pub struct Data<'a> {
+    /// What it is.
+    pub object: ObjectType,
+    /// The type of a key, where it is known.
+    pub data_type: Option<&'a CStr>,
+    /// The structure's name, `SubjectPublicKeyInfo`.
+    pub structure: Option<&'a CStr>,
+    /// The octets.
+    pub der: &'a [u8],
+}
+
+/// OSSL_OBJECT_...: what an object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectType {
+    /// A private or a public key.
+    Key,
+    /// A certificate.
+    Certificate,
+}
+
+impl ObjectType {
+    const fn number(self) -> c_int {
+        match self {
+            ObjectType::Key => c::OSSL_OBJECT_PKEY,
+            ObjectType::Certificate => c::OSSL_OBJECT_CERT,
+        }
+    }
+}
+
+/// Where a store or a decoder hands over objects.
+pub struct Objects<'a>(Receiver<'a>);
+
+impl Objects<'_> {
+    /// Hands over a key of ours, by reference, for the key manager of this data type, `RSA`. `false` where the receiver did not
+    /// want it.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where there is no receiver.
+    pub fn key<K: Send + Sync + 'static>(&mut self, data_type: &CStr, key: Arc<K>) -> Result<bool> {
+        let reference = keymgmt::Reference::new(key);
+        let params = ParamList::new()
+            .int(c::OSSL_OBJECT_PARAM_TYPE, c::OSSL_OBJECT_PKEY)
+            .text(c::OSSL_OBJECT_PARAM_DATA_TYPE, data_type)
+            .octets(c::OSSL_OBJECT_PARAM_REFERENCE, reference.as_bytes());
+        self.0.give(&params)
+    }
+
+    /// Hands over DER. `false` where the receiver did not want it.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where there is no receiver.
+    pub fn data(&mut self, data: &Data) -> Result<bool> {
+        let mut params = ParamList::new().int(c::OSSL_OBJECT_PARAM_TYPE, data.object.number());
+        if let Some(data_type) = data.data_type {
+            params = params.text(c::OSSL_OBJECT_PARAM_DATA_TYPE, data_type);
+        }
+        if let Some(structure) = data.structure {
+            params = params.text(c::OSSL_OBJECT_PARAM_DATA_STRUCTURE, structure);
+        }
+        self.0.give(&params.octets(c::OSSL_OBJECT_PARAM_DATA, data.der))
+    }
+}
+
+/// Which parts of a key are meant: OSSL_KEYMGMT_SELECT_... (provider-keymgmt(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Selection(c_int);
+
+impl Selection {
+    /// Whether the private half is among them.
+    pub fn private(self) -> bool {
+        self.0 & c::OSSL_KEYMGMT_SELECT_PRIVATE_KEY != 0
+    }
+
+    /// Whether the public half is among them.
+    pub fn public(self) -> bool {
+        self.0 & c::OSSL_KEYMGMT_SELECT_PUBLIC_KEY != 0
+    }
+
+    /// Whether a decoder that has private keys has what is wanted: nothing in particular, or a private key.
+    pub fn admits_private(self) -> bool {
+        self.0 == 0 || self.private()
+    }
+}
+
+/// Gives a context back to Rust, and drops it.
+///
+/// # Safety
+/// `context` is null or came from [`boundary::Outcome`] of a `Box<T>`, and is not used again.
+unsafe fn free<T>(context: *mut c_void) {
+    if !context.is_null() {
+        // SAFETY: the caller's contract; a Box<T> became this pointer by Box::into_raw.
+        boundary::quietly(|| drop(unsafe { Box::from_raw(context.cast::<T>()) }));
+    }
+}
+
+/// One more owner of something that OpenSSL holds as the pointer of an `Arc`; `None` for null.
+///
+/// # Safety
+/// `pointer` is null or came from `Arc::into_raw` of an `Arc<T>` that is still held.
+unsafe fn shared<T>(pointer: *const c_void) -> Option<Arc<T>> {
+    if pointer.is_null() {
+        return None;
+    }
+    let pointer = pointer.cast::<T>();
+    // SAFETY: the caller's contract: one owner lives, so the count may be raised, and the new owner is ours.
+    unsafe {
+        Arc::increment_strong_count(pointer);
+        Some(Arc::from_raw(pointer))
+    }
+}

@@ -1,0 +1,240 @@
+//! Where a PIN comes from: the nearest place that has one.
+//!
+//! A URI's `pin-value`, its `pin-source`, the directive, the environment, and last whoever sits in front of the application. A place
+//! that is named and has no PIN is an error: a PIN that was meant for something else is never sent instead.
+
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use once_cell::race::OnceBox;
+use zeroize::Zeroizing;
+
+use crate::config::{PIN_VARIABLES, PinSpec};
+use crate::environment::Environment;
+use crate::error::{Error, Reason, Result, bail};
+use crate::hsm::fork::PerProcess;
+use crate::hsm::{Authenticator, SourceStamp};
+use crate::secret::Pin;
+use crate::uri::Uri;
+
+/// The PIN of one key, from one place.
+pub struct PinSource {
+    place: Place,
+    /// What was read first. A child of fork has it too, and may not be able to read it again.
+    resolved: OnceBox<Result<Arc<Pin>>>,
+    /// What was read after a rejection.
+    refreshed: PerProcess<Mutex<Option<Arc<Pin>>>>,
+}
+
+enum Place {
+    Spec(PinSpec, Arc<Environment>),
+    /// A variable that CloudHSM's own libraries read.
+    Variable(&'static str, Arc<Environment>),
+    /// Nowhere.
+    None(Error),
+}
+
+impl PinSource {
+    /// The place for a URI: what it says itself, else the directive, else the environment.
+    ///
+    /// # Errors
+    /// `PinSource` for a `pin-source` that is none.
+    pub fn new(uri: &Uri, directive: Option<&PinSpec>, environment: &Arc<Environment>) -> Result<Self> {
+        let spec = match (&uri.pin_value, &uri.pin_source) {
+            (Some(pin), _) => Some(PinSpec::Value(Arc::clone(pin))),
+            (None, Some(source)) => Some(PinSpec::from_pin_source(source)?),
+            (None, None) => directive.cloned(),
+        };
+        let place = match spec {
+            Some(spec) => Place::Spec(spec, Arc::clone(environment)),
+            None => match environment.first(&PIN_VARIABLES) {
+                Ok(Some((name, _))) => Place::Variable(name, Arc::clone(environment)),
+                Ok(None) => Place::None(Error::new(
+                    Reason::PinMissing,
+                    "set pkcs11-module-token-pin = file:PATH in the provider's section, or CLOUDHSM_PIN",
+                )),
+                Err(error) => Place::None(error),
+            },
+        };
+        Ok(Self::at(place))
+    }
+
+    /// A PIN that somebody has entered.
+    pub fn entered(pin: Arc<Pin>) -> Self {
+        Self::at(Place::Spec(PinSpec::Value(pin), Arc::new(Environment::new(false, |_| None))))
+    }
+
+    fn at(place: Place) -> Self {
+        Self { place, resolved: OnceBox::new(), refreshed: PerProcess::new() }
+    }
+
+    /// Whether some place has or names a PIN; if not, somebody may be asked.
+    pub fn is_named(&self) -> bool {
+        !matches!(self.place, Place::None(_))
+    }
+
+    /// Reads the PIN now. What is wrong with it is told when it is needed.
+    pub fn resolve(&self) {
+        self.resolved.get_or_init(|| Box::new(self.read()));
+    }
+
+    fn read(&self) -> Result<Arc<Pin>> {
+        match &self.place {
+            Place::Spec(spec, environment) => read(spec, environment),
+            Place::Variable(name, environment) => variable(name, environment),
+            Place::None(error) => Err(error.clone()),
+        }
+    }
+
+    /// The file behind the place.
+    fn file(&self) -> Option<PathBuf> {
+        match &self.place {
+            Place::Spec(PinSpec::File(path), _) => Some(path.clone()),
+            Place::Spec(PinSpec::Credential(name), environment) => credential(name, environment).ok(),
+            _ => None,
+        }
+    }
+}
+
+impl Authenticator for PinSource {
+    fn pin(&self) -> Result<Arc<Pin>> {
+        if let Some(pin) = &*self.refreshed.get().lock().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(Arc::clone(pin));
+        }
+        self.resolved.get_or_init(|| Box::new(self.read())).clone()
+    }
+
+    fn refresh(&self) -> Result<Option<Arc<Pin>>> {
+        if self.file().is_none() {
+            return Ok(None);
+        }
+        let fresh = self.read()?;
+        let mut refreshed = self.refreshed.get().lock().unwrap_or_else(PoisonError::into_inner);
+        *refreshed = Some(Arc::clone(&fresh));
+        Ok(Some(fresh))
+    }
+
+    fn source_stamp(&self) -> Option<SourceStamp> {
+        let file = self.file()?;
+        let state = std::fs::metadata(&file).ok()?;
+        let changed = format!("{}.{:09} {} {}", state.mtime(), state.mtime_nsec(), state.ino(), state.size());
+        Some(SourceStamp { source: file.display().to_string(), changed })
+    }
+}
+
+fn read(spec: &PinSpec, environment: &Environment) -> Result<Arc<Pin>> {
+    match spec {
+        PinSpec::Value(pin) => Ok(Arc::clone(pin)),
+        PinSpec::File(path) => first_line(path),
+        PinSpec::Env(name) => variable(name, environment),
+        PinSpec::Credential(name) => first_line(&credential(name, environment)?),
+    }
+}
+
+fn variable(name: &str, environment: &Environment) -> Result<Arc<Pin>> {
+    if let Some(error) = environment.ignored(&[name]) {
+        return Err(error);
+    }
+    match environment.get(name) {
+        Some(value) => Ok(Arc::new(Pin::new(value.into_vec()))),
+        None => bail!(PinSource, "{name} is not set in the environment"),
+    }
+}
+
+/// The file of a systemd credential (systemd.exec(5)).
+fn credential(name: &str, environment: &Environment) -> Result<PathBuf> {
+    match environment.get("CREDENTIALS_DIRECTORY") {
+        Some(directory) => Ok(Path::new(&directory).join(name)),
+        None => bail!(PinSource, "CREDENTIALS_DIRECTORY is not set: systemd sets it for LoadCredential="),
+    }
+}
+
+/// The first line of a file, without its end.
+fn first_line(path: &Path) -> Result<Arc<Pin>> {
+    let failed =
+        |why: &dyn std::fmt::Display| Error::new(Reason::PinSource, format!("{}: {why}", path.display()));
+    let mut content = Zeroizing::new(std::fs::read(path).map_err(|error| failed(&error))?);
+    if let Ok(state) = std::fs::metadata(path) {
+        if state.is_file() && state.mode() & 0o077 != 0 {
+            log::warn!(
+                "{} holds a PIN and others can read it (mode {:o})",
+                path.display(),
+                state.mode() & 0o777
+            );
+        }
+    }
+    let end = content.iter().position(|octet| matches!(octet, b'\r' | b'\n')).unwrap_or(content.len());
+    content.truncate(end);
+    if content.is_empty() {
+        return Err(failed(&"its first line is empty"));
+    }
+    Ok(Arc::new(Pin::from(content)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(variables: &'static [(&str, &str)], privileged: bool) -> Arc<Environment> {
+        Arc::new(Environment::new(privileged, move |name| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
+        }))
+    }
+
+    fn source(uri: &str, directive: Option<&str>, variables: &'static [(&str, &str)]) -> PinSource {
+        let uri: Uri = uri.parse().unwrap();
+        let directive = directive.map(|text| PinSpec::parse(Zeroizing::new(text.into())).unwrap());
+        PinSource::new(&uri, directive.as_ref(), &environment(variables, false)).unwrap()
+    }
+
+    fn is(source: &PinSource, pin: &str) -> bool {
+        source.pin().unwrap().as_bytes() == pin.as_bytes()
+    }
+
+    #[test]
+    fn the_nearest_place_wins() {
+        let variables: &[_] = &[("CLOUDHSM_PIN", "env:1"), ("n3fips_password", "env:2"), ("OTHER", "env:3")];
+        assert!(is(&source("pkcs11:object=k?pin-value=uri", Some("directive"), variables), "uri"));
+        assert!(is(&source("pkcs11:object=k?pin-source=env:OTHER", Some("directive"), variables), "env:3"));
+        assert!(is(&source("pkcs11:object=k", Some("directive"), variables), "directive"));
+        assert!(is(&source("pkcs11:object=k", None, variables), "env:1"));
+        assert!(is(&source("pkcs11:object=k", None, &variables[1..]), "env:2"));
+        let none = source("pkcs11:object=k", None, &[]);
+        assert!(!none.is_named());
+        assert_eq!(none.pin().unwrap_err().reason(), Reason::PinMissing);
+    }
+
+    #[test]
+    fn a_named_place_without_a_pin_is_no_other_place() {
+        let named = source("pkcs11:object=k", Some("env:UNSET"), &[("CLOUDHSM_PIN", "env:1")]);
+        assert_eq!(named.pin().unwrap_err().reason(), Reason::PinSource);
+        let named = source("pkcs11:object=k?pin-source=/nowhere", Some("directive"), &[]);
+        assert_eq!(named.pin().unwrap_err().reason(), Reason::PinSource);
+    }
+
+    #[test]
+    fn a_privileged_process_is_told_what_it_may_not_read() {
+        let uri: Uri = "pkcs11:object=k".parse().unwrap();
+        let source = PinSource::new(&uri, None, &environment(&[("CLOUDHSM_PIN", "x")], true)).unwrap();
+        assert_eq!(source.pin().unwrap_err().reason(), Reason::EnvironmentIgnored);
+    }
+
+    #[test]
+    fn a_file_is_read_once_and_again_after_a_rejection() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("pin");
+        std::fs::write(&file, "first\r\nnot this\n").unwrap();
+        let source = source("pkcs11:object=k", Some(&format!("file:{}", file.display())), &[]);
+        source.resolve();
+        let stamp = source.source_stamp().unwrap();
+        std::fs::write(&file, "second, longer\n").unwrap();
+        assert!(is(&source, "first"));
+        assert_ne!(source.source_stamp().unwrap(), stamp);
+        assert_eq!(source.refresh().unwrap().unwrap().as_bytes(), b"second, longer");
+        assert!(is(&source, "second, longer"));
+        std::fs::write(&file, "\n").unwrap();
+        assert_eq!(source.refresh().unwrap_err().reason(), Reason::PinSource);
+    }
+}

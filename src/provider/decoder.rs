@@ -1,0 +1,147 @@
+//! Key files, on the way that OpenSSL's decoders take.
+//!
+//! A reference key file is a well-formed RSAPrivateKey, which the default provider would take for a broken key. The first step,
+//! `@pem`, sees the PEM block before `pem2der` does, because the chain through it is the longer one, and OpenSSL tries the longest
+//! first. It lets every ordinary file go. What it recognised goes on as a record (keyfile.rs) that only our own steps know: first to
+//! the step that says what type of key it is, then to the one that makes the key.
+
+use std::ffi::{CStr, CString};
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::Provider;
+use super::key::Key;
+use super::store::ask;
+use crate::error::Result;
+use crate::keyfile::{self, Label, PemReader, Progress};
+use crate::openssl::algorithm;
+use crate::openssl::core::{Bio, Prompt};
+use crate::openssl::operation::decoder::Decoder;
+use crate::openssl::operation::{Data, ObjectType, Objects, Selection};
+
+/// The most octets of a key file in DER.
+const LIMIT: usize = 1 << 16;
+
+impl Provider {
+    /// The structure of our records: our own name, so that two sections of openssl.cnf do not take each other's.
+    fn structure(&self) -> CString {
+        CString::new(algorithm::own(&self.name)).unwrap_or_default()
+    }
+}
+
+/// Hands a record on to the next step.
+fn give_record(
+    provider: &Provider,
+    objects: &mut Objects,
+    data_type: Option<&CStr>,
+    record: &[u8],
+) -> Result<bool> {
+    let structure = provider.structure();
+    objects.data(&Data { object: ObjectType::Key, data_type, structure: Some(&structure), der: record })
+}
+
+/// From PEM to a record.
+pub(super) struct Pem;
+
+impl Decoder for Pem {
+    type Provider = Provider;
+
+    fn decode(
+        provider: &Arc<Provider>,
+        input: &mut Bio,
+        selection: Selection,
+        objects: &mut Objects,
+        _prompt: &mut Prompt,
+    ) -> Result<bool> {
+        if !selection.admits_private() {
+            return Ok(true);
+        }
+        match read_record(input)? {
+            Some(record) => give_record(provider, objects, None, &record),
+            None => Ok(true),
+        }
+    }
+}
+
+/// The record of the next PEM block, where it is one of ours.
+fn read_record(input: &mut Bio) -> Result<Option<Zeroizing<Vec<u8>>>> {
+    let mut reader = PemReader::new();
+    let mut buffer = Zeroizing::new([0; 256]);
+    loop {
+        let progress = match input.read_line(&mut *buffer) {
+            Some(line) => reader.push_line(line)?,
+            None => return reader.finish().map(|_| None),
+        };
+        match progress {
+            Progress::NeedMore => {}
+            Progress::NotOurs => return Ok(None),
+            Progress::Block { label, der } => return keyfile::record(label, der),
+        }
+    }
+}
+
+/// From DER to a record, for what is loaded without PEM.
+pub(super) struct Der;
+
+impl Decoder for Der {
+    type Provider = Provider;
+
+    fn decode(
+        provider: &Arc<Provider>,
+        input: &mut Bio,
+        selection: Selection,
+        objects: &mut Objects,
+        _prompt: &mut Prompt,
+    ) -> Result<bool> {
+        if !selection.admits_private() {
+            return Ok(true);
+        }
+        let der = Zeroizing::new(input.read_to_end(LIMIT));
+        for label in [Label::RsaPrivateKey, Label::PrivateKey] {
+            if let Some(uri) = keyfile::from_block(label, &der)? {
+                return give_record(provider, objects, Some(c"RSA"), &keyfile::encode_record(&uri));
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// From a record to one with its type.
+pub(super) struct Record;
+
+impl Decoder for Record {
+    type Provider = Provider;
+
+    fn decode(
+        provider: &Arc<Provider>,
+        input: &mut Bio,
+        _selection: Selection,
+        objects: &mut Objects,
+        _prompt: &mut Prompt,
+    ) -> Result<bool> {
+        let record = Zeroizing::new(input.read_to_end(LIMIT));
+        give_record(provider, objects, Some(c"RSA"), &record)
+    }
+}
+
+/// From a record to the key.
+pub(super) struct Rsa;
+
+impl Decoder for Rsa {
+    type Provider = Provider;
+
+    fn decode(
+        provider: &Arc<Provider>,
+        input: &mut Bio,
+        _selection: Selection,
+        objects: &mut Objects,
+        prompt: &mut Prompt,
+    ) -> Result<bool> {
+        let record = Zeroizing::new(input.read_to_end(LIMIT));
+        let Some(uri) = keyfile::decode_record(&record)? else { return Ok(true) };
+        let key = provider.shielded(|| provider.keys.open(&uri, &mut ask(prompt)))?;
+        key.rsa()?;
+        objects.key(c"RSA", Key::new(provider, key))
+    }
+}

@@ -1,0 +1,59 @@
+//! A key as OpenSSL holds it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::Provider;
+use crate::error::{Error, Result};
+use crate::mechanism::Mechanism;
+use crate::openssl::core::{Core, HasCore};
+
+/// A key and the provider context that it belongs to.
+pub(super) struct Key {
+    provider: Arc<Provider>,
+    key: crate::key::Key,
+    listing: Option<Arc<Listing>>,
+}
+
+/// A listing that a key came from. An application that takes the first of several keys and stops has not asked for a listing: it has
+/// asked for one key by a name that is not one key's, and signs nothing.
+pub(super) struct Listing {
+    /// What to say then.
+    pub(super) ambiguous: Error,
+    /// Whether the application went on to the second.
+    pub(super) seen: AtomicBool,
+}
+
+impl HasCore for Key {
+    fn core(&self) -> &Core {
+        self.provider.core()
+    }
+}
+
+impl Key {
+    pub(super) fn new(provider: &Arc<Provider>, key: crate::key::Key) -> Arc<Self> {
+        Arc::new(Self { provider: Arc::clone(provider), key, listing: None })
+    }
+
+    pub(super) fn listed(
+        provider: &Arc<Provider>,
+        key: crate::key::Key,
+        listing: Option<Arc<Listing>>,
+    ) -> Arc<Self> {
+        Arc::new(Self { provider: Arc::clone(provider), key, listing })
+    }
+
+    pub(super) fn key(&self) -> &crate::key::Key {
+        &self.key
+    }
+
+    /// One operation of the private half.
+    pub(super) fn sign(&self, mechanism: &Mechanism, input: &[u8], output: &mut [u8]) -> Result<usize> {
+        if let Some(listing) = &self.listing {
+            if !listing.seen.load(Ordering::Relaxed) {
+                return Err(listing.ambiguous.clone());
+            }
+        }
+        self.provider.shielded(|| self.key.sign(mechanism, input, output))
+    }
+}

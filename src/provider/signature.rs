@@ -1,0 +1,369 @@
+//! RSA signatures. The application's OpenSSL hashes, the HSM signs.
+
+use std::sync::Arc;
+
+use super::Provider;
+use super::key::Key;
+use crate::config::Sha1;
+use crate::error::{Error, Reason, Result, bail};
+use crate::mechanism::{self, Digest, HashKind, Padding};
+use crate::openssl::bindings as c;
+use crate::openssl::core::{Core, HasCore};
+use crate::openssl::digest::{Digest as HostDigest, Hash};
+use crate::openssl::operation::signature;
+use crate::openssl::params::{Descriptors, Param, Params, Request, descriptors};
+
+/// A signature context.
+pub(super) struct Signature {
+    provider: Arc<Provider>,
+    properties: Option<String>,
+    key: Option<Arc<Key>>,
+    mode: Mode,
+    digest: Option<Chosen>,
+    mgf1: Option<Chosen>,
+    /// A length or one of OpenSSL's negative numbers.
+    salt: i32,
+    state: State,
+}
+
+/// A digest of the host, and what is known about it here.
+#[derive(Clone)]
+struct Chosen {
+    host: HostDigest,
+    known: &'static Digest,
+}
+
+/// OSSL_SIGNATURE_PARAM_PAD_MODE.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Pkcs1,
+    Pss,
+    None,
+}
+
+enum State {
+    /// Nothing was begun, or the signature was made.
+    Idle,
+    /// The input comes hashed.
+    Prehashed,
+    /// The input is hashed here.
+    Hashing(Hash),
+}
+
+/// OpenSSL's numbers and names of the paddings, <openssl/rsa.h> and <openssl/core_names.h>.
+const MODES: [(Mode, i32, &std::ffi::CStr); 3] = [
+    (Mode::Pkcs1, c::RSA_PKCS1_PADDING, c::OSSL_PKEY_RSA_PAD_MODE_PKCSV15),
+    (Mode::Pss, c::RSA_PKCS1_PSS_PADDING, c::OSSL_PKEY_RSA_PAD_MODE_PSS),
+    (Mode::None, c::RSA_NO_PADDING, c::OSSL_PKEY_RSA_PAD_MODE_NONE),
+];
+
+impl HasCore for Signature {
+    fn core(&self) -> &Core {
+        self.provider.core()
+    }
+}
+
+impl signature::Signature for Signature {
+    type Provider = Provider;
+    type Key = Key;
+
+    const GETTABLE: Descriptors = descriptors![
+        c::OSSL_SIGNATURE_PARAM_ALGORITHM_ID => Octets,
+        c::OSSL_SIGNATURE_PARAM_PAD_MODE => Utf8,
+        c::OSSL_SIGNATURE_PARAM_DIGEST => Utf8,
+        c::OSSL_SIGNATURE_PARAM_MGF1_DIGEST => Utf8,
+        c::OSSL_SIGNATURE_PARAM_PSS_SALTLEN => Utf8,
+    ];
+    const SETTABLE: Descriptors = descriptors![
+        c::OSSL_SIGNATURE_PARAM_DIGEST => Utf8,
+        c::OSSL_SIGNATURE_PARAM_PROPERTIES => Utf8,
+        c::OSSL_SIGNATURE_PARAM_PAD_MODE => Utf8,
+        c::OSSL_SIGNATURE_PARAM_MGF1_DIGEST => Utf8,
+        c::OSSL_SIGNATURE_PARAM_MGF1_PROPERTIES => Utf8,
+        c::OSSL_SIGNATURE_PARAM_PSS_SALTLEN => Utf8,
+    ];
+
+    fn new(provider: &Arc<Provider>, properties: Option<&str>) -> Result<Self> {
+        Ok(Self {
+            provider: Arc::clone(provider),
+            properties: properties.map(str::to_owned),
+            key: None,
+            mode: Mode::Pkcs1,
+            digest: None,
+            mgf1: None,
+            salt: provider.default_salt(),
+            state: State::Idle,
+        })
+    }
+
+    fn duplicate(&self) -> Result<Self> {
+        let state = match &self.state {
+            State::Idle => State::Idle,
+            State::Prehashed => State::Prehashed,
+            State::Hashing(hash) => State::Hashing(hash.duplicate()?),
+        };
+        Ok(Self {
+            provider: Arc::clone(&self.provider),
+            properties: self.properties.clone(),
+            key: self.key.clone(),
+            digest: self.digest.clone(),
+            mgf1: self.mgf1.clone(),
+            state,
+            ..*self
+        })
+    }
+
+    fn sign_init(&mut self, key: Option<Arc<Key>>, params: &Params) -> Result<()> {
+        self.begin(key)?;
+        self.state = State::Prehashed;
+        self.set(params, true)
+    }
+
+    fn digest_sign_init(
+        &mut self,
+        digest: Option<&str>,
+        key: Option<Arc<Key>>,
+        params: &Params,
+    ) -> Result<()> {
+        self.begin(key)?;
+        if let Some(name) = digest {
+            self.digest = Some(self.choose(name, self.properties.as_deref())?);
+        }
+        self.set(params, true)?;
+        let Some(digest) = &self.digest else { bail!(DigestMissing, "nothing says how to hash") };
+        self.state = State::Hashing(digest.host.start()?);
+        Ok(())
+    }
+
+    fn size(&self) -> Result<usize> {
+        Ok(self.key()?.key().rsa()?.size())
+    }
+
+    fn sign(&mut self, input: &[u8], signature: &mut [u8]) -> Result<usize> {
+        match self.state {
+            State::Prehashed => self.sign_value(input, signature),
+            _ => Err(Reason::NotInitialised.into()),
+        }
+    }
+
+    fn update(&mut self, data: &[u8]) -> Result<()> {
+        match &mut self.state {
+            State::Hashing(hash) => hash.update(data),
+            _ => Err(Reason::NotInitialised.into()),
+        }
+    }
+
+    fn finish(&mut self, signature: &mut [u8]) -> Result<usize> {
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Hashing(hash) => self.sign_value(&hash.finish()?, signature),
+            _ => Err(Reason::NotInitialised.into()),
+        }
+    }
+
+    fn get_params(&self, request: &mut Request) -> Result<()> {
+        if request.wants(c::OSSL_SIGNATURE_PARAM_ALGORITHM_ID) {
+            request.octets(c::OSSL_SIGNATURE_PARAM_ALGORITHM_ID, &self.algorithm_id()?)?;
+        }
+        for (mode, number, name) in MODES {
+            if mode == self.mode {
+                request.choice(c::OSSL_SIGNATURE_PARAM_PAD_MODE, number, name)?;
+            }
+        }
+        if let Some(digest) = &self.digest {
+            request.string(c::OSSL_SIGNATURE_PARAM_DIGEST, digest.host.name())?;
+        }
+        if let Some(mgf1) = self.mgf1.as_ref().or(self.digest.as_ref()) {
+            request.string(c::OSSL_SIGNATURE_PARAM_MGF1_DIGEST, mgf1.host.name())?;
+        }
+        let named = match self.salt {
+            mechanism::SALT_DIGEST => Some(c"digest"),
+            mechanism::SALT_AUTO => Some(c"auto"),
+            mechanism::SALT_MAX => Some(c"max"),
+            mechanism::SALT_AUTO_DIGEST_MAX => Some(c"auto-digestmax"),
+            _ => None,
+        };
+        match named {
+            Some(name) => request.choice(c::OSSL_SIGNATURE_PARAM_PSS_SALTLEN, self.salt, name),
+            None => {
+                let text = std::ffi::CString::new(self.salt.to_string()).unwrap_or_default();
+                request.choice(c::OSSL_SIGNATURE_PARAM_PSS_SALTLEN, self.salt, &text)
+            }
+        }
+    }
+
+    fn set_params(&mut self, params: &Params) -> Result<()> {
+        self.set(params, !matches!(self.state, State::Hashing(_)))
+    }
+}
+
+impl Signature {
+    fn key(&self) -> Result<&Arc<Key>> {
+        self.key.as_ref().ok_or_else(|| Reason::NotInitialised.into())
+    }
+
+    /// A new signature: with another key the paddings are the defaults again, with the same one they stay.
+    fn begin(&mut self, key: Option<Arc<Key>>) -> Result<()> {
+        self.state = State::Idle;
+        if let Some(key) = key {
+            key.key().rsa()?;
+            self.key = Some(key);
+            self.mode = Mode::Pkcs1;
+            self.salt = self.provider.default_salt();
+        }
+        self.key().map(drop)
+    }
+
+    fn choose(&self, name: &str, properties: Option<&str>) -> Result<Chosen> {
+        let host = self.provider.digest(name, properties)?;
+        let Some(known) = Digest::by_name(host.name()).or_else(|| Digest::by_name(name)) else {
+            bail!(DigestUnsupported, "PKCS#1 has no identifier for {}", host.name());
+        };
+        if known.size != host.size() {
+            bail!(DigestUnsupported, "{} of this OpenSSL has {} octets", host.name(), host.size());
+        }
+        if known.hash == HashKind::Sha1 {
+            match self.provider.keys.sha1()? {
+                Sha1::Allow => {}
+                Sha1::Warn => log::warn!("a signature over SHA-1"),
+                Sha1::Deny => bail!(DigestUnsupported, "hsmkey-sha1 = deny"),
+            }
+        }
+        Ok(Chosen { host, known })
+    }
+
+    fn set(&mut self, params: &Params, digest_may_change: bool) -> Result<()> {
+        let text = |name| params.get(name).map(|param| param.text()).transpose();
+        if let Some(name) = text(c::OSSL_SIGNATURE_PARAM_DIGEST)?.filter(|name| !name.is_empty()) {
+            let properties = text(c::OSSL_SIGNATURE_PARAM_PROPERTIES)?;
+            let chosen = self.choose(name, properties.or(self.properties.as_deref()))?;
+            let same = self.digest.as_ref().is_some_and(|digest| digest.known.hash == chosen.known.hash);
+            if !digest_may_change && !same {
+                bail!(InvalidArgument, "the digest cannot change while it hashes");
+            }
+            if !same {
+                self.digest = Some(chosen);
+            }
+        }
+        if let Some(mode) = params.get(c::OSSL_SIGNATURE_PARAM_PAD_MODE) {
+            self.mode = read_mode(&mode)?;
+        }
+        if let Some(salt) = params.get(c::OSSL_SIGNATURE_PARAM_PSS_SALTLEN) {
+            self.needs_pss("a salt length")?;
+            self.salt = if salt.is_text() {
+                mechanism::pss_salt_number(salt.text()?)?
+            } else {
+                let number = salt.integer()?;
+                match i32::try_from(number) {
+                    Ok(number) if number >= mechanism::SALT_AUTO_DIGEST_MAX => number,
+                    _ => bail!(SaltLength, "{number}"),
+                }
+            };
+        }
+        if let Some(name) = text(c::OSSL_SIGNATURE_PARAM_MGF1_DIGEST)?.filter(|name| !name.is_empty()) {
+            self.needs_pss("an MGF1 digest")?;
+            let properties = text(c::OSSL_SIGNATURE_PARAM_MGF1_PROPERTIES)?;
+            self.mgf1 = Some(self.choose(name, properties.or(self.properties.as_deref()))?);
+        }
+        Ok(())
+    }
+
+    fn needs_pss(&self, what: &str) -> Result<()> {
+        if self.mode == Mode::Pss { Ok(()) } else { bail!(PaddingUnsupported, "{what} belongs to PSS") }
+    }
+
+    /// The salt in octets for a digest.
+    fn salt(&self, digest: &Digest) -> Result<usize> {
+        mechanism::pss_salt_length(self.salt, digest, self.key()?.key().rsa()?.bits())
+    }
+
+    fn mgf1(&self, digest: &'static Digest) -> &'static Digest {
+        self.mgf1.as_ref().map_or(digest, |mgf1| mgf1.known)
+    }
+
+    fn sign_value(&self, value: &[u8], signature: &mut [u8]) -> Result<usize> {
+        let key = self.key()?;
+        let bits = key.key().rsa()?.bits();
+        let digest = self.digest.as_ref().map(|digest| digest.known);
+        let padding = match (self.mode, digest) {
+            (Mode::Pkcs1, _) => Padding::Pkcs1,
+            (Mode::None, _) => Padding::None,
+            (Mode::Pss, Some(digest)) => Padding::Pss { mgf1: self.mgf1(digest), salt: self.salt(digest)? },
+            (Mode::Pss, None) => bail!(DigestMissing, "PSS needs one"),
+        };
+        let (mechanism, input) = mechanism::prepare(&padding, digest, value, bits)?;
+        key.sign(&mechanism, &input, signature)
+    }
+
+    /// The DER of the AlgorithmIdentifier that `req`, `x509`, `ca` and `cms` write beside the signature.
+    fn algorithm_id(&self) -> Result<Vec<u8>> {
+        let Some(digest) = &self.digest else { bail!(DigestMissing, "nothing says how to hash") };
+        let digest = digest.known;
+        let id = match self.mode {
+            Mode::Pkcs1 => mechanism::pkcs1_algorithm_id(digest),
+            Mode::Pss => mechanism::pss_algorithm_id(digest, self.mgf1(digest), self.salt(digest)?),
+            Mode::None => None,
+        };
+        id.ok_or_else(|| {
+            Error::new(Reason::DigestUnsupported, format!("{} has no identifier", digest.name()))
+        })
+    }
+}
+
+/// The padding's number or name.
+fn read_mode(param: &Param) -> Result<Mode> {
+    let found = if param.is_text() {
+        let name = param.text()?;
+        MODES.iter().find(|(_, _, known)| known.to_bytes() == name.as_bytes())
+    } else {
+        let number = param.integer()?;
+        MODES.iter().find(|(_, known, _)| i64::from(*known) == number)
+    };
+    match found {
+        Some((mode, _, _)) => Ok(*mode),
+        None => bail!(PaddingUnsupported, "for signatures it is pkcs1, pss or none"),
+    }
+}
+
+impl Provider {
+    /// What OpenSSL of this version takes for the salt length where nobody says one.
+    fn default_salt(&self) -> i32 {
+        if self.version >= (3, 1) { mechanism::SALT_AUTO_DIGEST_MAX } else { mechanism::SALT_AUTO }
+    }
+
+    /// A digest of the application's OpenSSL. We have none, so a query for ourselves is not one about digests.
+    fn digest(&self, name: &str, properties: Option<&str>) -> Result<HostDigest> {
+        let others = properties.map(|properties| without_provider(properties, &self.name));
+        self.digests.fetch(&self.core, name, others.as_deref().filter(|others| !others.is_empty()))
+    }
+}
+
+/// A property query (property(7)) without the clause that asks for a provider of this name.
+fn without_provider(properties: &str, name: &str) -> String {
+    let asks_for_us = |clause: &str| {
+        let clause = clause.trim().trim_start_matches('?');
+        clause.split_once('=').is_some_and(|(key, value)| {
+            key.trim().eq_ignore_ascii_case("provider") && value.trim().trim_matches(['\'', '"']) == name
+        })
+    };
+    let others: Vec<&str> = properties.split(',').filter(|clause| !asks_for_us(clause)).collect();
+    others.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_provider;
+
+    #[test]
+    fn a_query_for_ourselves_is_none_for_a_digest() {
+        for (query, others) in [
+            ("provider=hsmkey", ""),
+            ("?provider=hsmkey", ""),
+            ("fips=yes, provider = 'hsmkey'", "fips=yes"),
+            ("provider=default,fips=no", "provider=default,fips=no"),
+            ("provider=hsmkey2", "provider=hsmkey2"),
+            ("provider!=hsmkey", "provider!=hsmkey"),
+        ] {
+            assert_eq!(without_provider(query, "hsmkey"), others);
+        }
+    }
+}
