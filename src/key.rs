@@ -15,13 +15,14 @@ pub use keys::{Ask, Keys};
 /// A key in an HSM. It never changes.
 pub struct Key {
     public: PublicKey,
-    private: PrivateKey,
+    /// Or why there is no way to it: a key file can be loaded, compared and shown without the HSM.
+    private: Result<PrivateKey>,
     address: String,
 }
 
 impl Key {
     /// A key that is found when it first signs.
-    fn lazy(public: PublicKey, private: PrivateKey, address: String) -> Self {
+    fn lazy(public: PublicKey, private: Result<PrivateKey>, address: String) -> Self {
         Self { public, private, address }
     }
 
@@ -32,7 +33,9 @@ impl Key {
     fn found(object: &Object) -> Result<Self> {
         let address = address(object);
         match (object.private_key(), &object.public) {
-            (Some(private), Some(public)) => Ok(Self { public: public.clone(), private, address }),
+            (Some(private), Some(public)) => {
+                Ok(Self { public: public.clone(), private: Ok(private), address })
+            }
             _ => bail!(KeyUnsupported, "the HSM does not say the public half of {address}"),
         }
     }
@@ -63,7 +66,10 @@ impl Key {
     /// # Errors
     /// What is wrong with the key, the PIN or the HSM, with the key's address.
     pub fn sign(&self, mechanism: &Mechanism, input: &[u8], output: &mut [u8]) -> Result<usize> {
-        self.private.sign(mechanism, input, output)
+        match &self.private {
+            Ok(private) => private.sign(mechanism, input, output),
+            Err(error) => Err(error.clone()),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 mod decoder;
 mod key;
 mod keymgmt;
+mod pss;
 mod signature;
 mod store;
 

@@ -9,7 +9,7 @@ use cryptoki_sys::*;
 
 use super::module::{Module, call};
 use super::recover::Trouble;
-use super::rv::check;
+use super::rv::{Failed, check};
 use crate::error::{Error, Reason};
 use crate::mechanism::{HashKind, Mechanism};
 
@@ -54,6 +54,14 @@ impl Request {
         }
         // SAFETY: a mechanism of ours for the time of the call, its parameter null or a structure beside it.
         let rv = unsafe { call!(module, C_SignInit(session, &raw mut mechanism, key)) };
+        if let (
+            Mechanism::RsaPss { .. },
+            CKR_MECHANISM_INVALID | CKR_MECHANISM_PARAM_INVALID | CKR_ARGUMENTS_BAD,
+        ) = (self.mechanism, rv)
+        {
+            let call = Failed { function: "C_SignInit", rv }.call();
+            return Err(Error::new(Reason::MechanismUnsupported, "").with_call(call).into());
+        }
         check("C_SignInit", rv)?;
         let mut length = self.output.len() as CK_ULONG;
         // SAFETY: readable and writable octets of ours, as many as are said, for the time of the call.

@@ -55,14 +55,14 @@ impl Keys {
     /// # Errors
     /// What is wrong with the configuration and, where the HSM has to be asked, `KeyNotFound`, `KeyAmbiguous` and the rest.
     pub fn open(&self, uri: &Uri, ask: &mut Ask) -> Result<Key> {
-        let hsm = self.hsm(uri)?;
-        let authenticator = self.authenticator(uri, ask)?;
         let mut query = query(uri, Some(ObjectClass::PrivateKey));
         if let Some(public) = &uri.public {
             query.public = Some(public.clone());
-            let private = hsm.key(query, authenticator);
+            // OpenSSL drops what a decoder says of a key file: so it is loaded, and says it when it is to sign.
+            let private = self.reach(uri, ask).map(|(hsm, authenticator)| hsm.key(query, authenticator));
             return Ok(Key::lazy(public.clone(), private, uri.address().to_string()));
         }
+        let (hsm, authenticator) = self.reach(uri, ask)?;
         let mut keys =
             hsm.list(&query, &authenticator)?.iter().map(Key::found).collect::<Result<Vec<_>>>()?;
         match keys.len() {
@@ -77,8 +77,7 @@ impl Keys {
     /// # Errors
     /// What is wrong with the configuration, the PIN or the HSM. Finding nothing is no error.
     pub fn list(&self, uri: &Uri, class: Option<ObjectClass>, ask: &mut Ask) -> Result<Vec<Object>> {
-        let hsm = self.hsm(uri)?;
-        let authenticator = self.authenticator(uri, ask)?;
+        let (hsm, authenticator) = self.reach(uri, ask)?;
         hsm.list(&query(uri, class), &authenticator)
     }
 
@@ -88,6 +87,11 @@ impl Keys {
     /// `KeyUnsupported`.
     pub fn found(&self, object: &Object) -> Result<Key> {
         Key::found(object)
+    }
+
+    /// The HSM and the PIN for a URI. Nothing is called yet.
+    fn reach(&self, uri: &Uri, ask: &mut Ask) -> Result<(Hsm, Arc<dyn Authenticator>)> {
+        Ok((self.hsm(uri)?, self.authenticator(uri, ask)?))
     }
 
     fn hsm(&self, uri: &Uri) -> Result<Hsm> {

@@ -42,6 +42,7 @@ host_functions! {
     free = c"EVP_MD_free": unsafe extern "C" fn(*mut EvpMd);
     name = c"EVP_MD_get0_name": unsafe extern "C" fn(*const EvpMd) -> *const c_char;
     size = c"EVP_MD_get_size": unsafe extern "C" fn(*const EvpMd) -> c_int;
+    random = c"RAND_bytes_ex": unsafe extern "C" fn(*mut LibraryContext, *mut u8, usize, c_uint) -> c_int;
     ctx_new = c"EVP_MD_CTX_new": unsafe extern "C" fn() -> *mut EvpMdCtx;
     ctx_free = c"EVP_MD_CTX_free": unsafe extern "C" fn(*mut EvpMdCtx);
     ctx_copy = c"EVP_MD_CTX_copy_ex": unsafe extern "C" fn(*mut EvpMdCtx, *const EvpMdCtx) -> c_int;
@@ -145,6 +146,19 @@ impl Digest {
     pub fn size(&self) -> usize {
         // SAFETY: a live EVP_MD.
         usize::try_from(unsafe { (self.library.functions.size)(self.md.as_ptr()) }).unwrap_or(0)
+    }
+
+    /// Random octets of the same host, at least as unpredictable as `strength` bits; 0 is what OpenSSL thinks right.
+    ///
+    /// # Errors
+    /// `HostUnusable`.
+    pub fn random(&self, length: usize, strength: u32) -> Result<Vec<u8>> {
+        let Library { functions, context } = &*self.library;
+        let mut octets = vec![0; length];
+        // SAFETY: a live context and `length` writable octets.
+        let ok = unsafe { (functions.random)(context.as_ptr(), octets.as_mut_ptr(), length, strength) };
+        succeeded(ok, "RAND_bytes_ex")?;
+        Ok(octets)
     }
 
     /// Begins to hash.

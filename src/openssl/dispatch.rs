@@ -40,6 +40,9 @@ constructors! {
     provider_query_operation = OSSL_FUNC_PROVIDER_QUERY_OPERATION, OSSL_FUNC_provider_query_operation_fn;
     provider_get_reason_strings = OSSL_FUNC_PROVIDER_GET_REASON_STRINGS, OSSL_FUNC_provider_get_reason_strings_fn;
 
+    keymgmt_new = OSSL_FUNC_KEYMGMT_NEW, OSSL_FUNC_keymgmt_new_fn;
+    keymgmt_import = OSSL_FUNC_KEYMGMT_IMPORT, OSSL_FUNC_keymgmt_import_fn;
+    keymgmt_import_types = OSSL_FUNC_KEYMGMT_IMPORT_TYPES, OSSL_FUNC_keymgmt_import_types_fn;
     keymgmt_load = OSSL_FUNC_KEYMGMT_LOAD, OSSL_FUNC_keymgmt_load_fn;
     keymgmt_free = OSSL_FUNC_KEYMGMT_FREE, OSSL_FUNC_keymgmt_free_fn;
     keymgmt_dup = OSSL_FUNC_KEYMGMT_DUP, OSSL_FUNC_keymgmt_dup_fn;

@@ -120,8 +120,12 @@ impl Decoder for Record {
         objects: &mut Objects,
         _prompt: &mut Prompt,
     ) -> Result<bool> {
+        // Whatever has no type yet comes here too.
         let record = Zeroizing::new(input.read_to_end(LIMIT));
-        give_record(provider, objects, Some(c"RSA"), &record)
+        match keyfile::decode_record(&record)? {
+            Some(_) => give_record(provider, objects, Some(c"RSA"), &record),
+            None => Ok(true),
+        }
     }
 }
 

@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Provider;
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 use crate::mechanism::Mechanism;
 use crate::openssl::core::{Core, HasCore};
+use crate::public::RsaPublicKey;
 
 /// A key and the provider context that it belongs to.
 pub(super) struct Key {
     provider: Arc<Provider>,
-    key: crate::key::Key,
+    /// `None` only for the object that OpenSSL makes on its way to compare keys.
+    key: Option<crate::key::Key>,
     listing: Option<Arc<Listing>>,
 }
 
@@ -32,7 +34,11 @@ impl HasCore for Key {
 
 impl Key {
     pub(super) fn new(provider: &Arc<Provider>, key: crate::key::Key) -> Arc<Self> {
-        Arc::new(Self { provider: Arc::clone(provider), key, listing: None })
+        Self::listed(provider, key, None)
+    }
+
+    pub(super) fn empty(provider: &Arc<Provider>) -> Self {
+        Self { provider: Arc::clone(provider), key: None, listing: None }
     }
 
     pub(super) fn listed(
@@ -40,11 +46,27 @@ impl Key {
         key: crate::key::Key,
         listing: Option<Arc<Listing>>,
     ) -> Arc<Self> {
-        Arc::new(Self { provider: Arc::clone(provider), key, listing })
+        Arc::new(Self { provider: Arc::clone(provider), key: Some(key), listing })
     }
 
-    pub(super) fn key(&self) -> &crate::key::Key {
-        &self.key
+    pub(super) fn is_there(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// The key.
+    ///
+    /// # Errors
+    /// `NotInitialised` for an object without one.
+    pub(super) fn key(&self) -> Result<&crate::key::Key> {
+        self.key.as_ref().ok_or_else(|| Reason::NotInitialised.into())
+    }
+
+    /// Its public half.
+    ///
+    /// # Errors
+    /// `KeyUnsupported` where it is no RSA key.
+    pub(super) fn rsa(&self) -> Result<&RsaPublicKey> {
+        self.key()?.rsa()
     }
 
     /// One operation of the private half.
@@ -54,6 +76,7 @@ impl Key {
                 return Err(listing.ambiguous.clone());
             }
         }
-        self.provider.shielded(|| self.key.sign(mechanism, input, output))
+        let key = self.key()?;
+        self.provider.shielded(|| key.sign(mechanism, input, output))
     }
 }

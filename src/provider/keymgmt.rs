@@ -1,13 +1,15 @@
 //! Key management: the public half is shown and exported, the private half stays where it is.
 
 use std::ffi::CStr;
+use std::sync::Arc;
 
+use super::Provider;
 use super::key::Key;
 use crate::error::{Result, bail};
 use crate::openssl::bindings as c;
 use crate::openssl::operation::Selection;
 use crate::openssl::operation::keymgmt::Keymgmt;
-use crate::openssl::params::{Descriptors, ParamList, Request, descriptors};
+use crate::openssl::params::{Descriptors, ParamList, Params, Request, descriptors};
 use crate::public::RsaPublicKey;
 
 /// RSA keys for every padding.
@@ -31,17 +33,33 @@ const RSA_EXPORTED: Descriptors = descriptors![
 ];
 
 impl Keymgmt for Rsa {
+    type Provider = Provider;
     type Key = Key;
     const GETTABLE: Descriptors = RSA_GETTABLE;
     const EXPORTED: Descriptors = RSA_EXPORTED;
     const SIGNATURE: &'static CStr = c"RSA";
 
+    fn empty(provider: &Arc<Provider>) -> Key {
+        Key::empty(provider)
+    }
+
+    fn import(params: &Params) -> Result<()> {
+        if params.get(c::OSSL_PKEY_PARAM_RSA_D).is_some() {
+            bail!(OperationUnsupported, "hsmkey takes no private keys in: the HSM makes them");
+        }
+        Ok(())
+    }
+
+    fn is_there(key: &Key) -> bool {
+        key.is_there()
+    }
+
     fn is_ours(key: &Key) -> bool {
-        key.key().rsa().is_ok()
+        key.rsa().is_ok()
     }
 
     fn get_params(key: &Key, request: &mut Request) -> Result<()> {
-        let rsa = key.key().rsa()?;
+        let rsa = key.rsa()?;
         request.number(c::OSSL_PKEY_PARAM_BITS, number(rsa.bits()))?;
         request.number(c::OSSL_PKEY_PARAM_SECURITY_BITS, security_bits(rsa.bits()))?;
         request.number(c::OSSL_PKEY_PARAM_MAX_SIZE, number(rsa.size()))?;
@@ -52,16 +70,19 @@ impl Keymgmt for Rsa {
 
     fn matches(key: &Key, other: &Key, _selection: Selection) -> bool {
         // Whoever has the public half of a key in an HSM has the same private half there.
-        key.key().public() == other.key().public()
+        match (key.key(), other.key()) {
+            (Ok(key), Ok(other)) => key.public() == other.public(),
+            _ => false,
+        }
     }
 
     fn export(key: &Key, selection: Selection) -> Result<ParamList> {
         if selection.private() {
-            bail!(KeyStaysInHsm, "{}", key.key().address());
+            bail!(KeyStaysInHsm, "{}", key.key()?.address());
         }
         let mut params = ParamList::new();
         if selection.public() {
-            let RsaPublicKey { modulus, exponent } = key.key().rsa()?;
+            let RsaPublicKey { modulus, exponent } = key.rsa()?;
             params = params
                 .big_integer(c::OSSL_PKEY_PARAM_RSA_N, modulus)
                 .big_integer(c::OSSL_PKEY_PARAM_RSA_E, exponent);
@@ -71,10 +92,23 @@ impl Keymgmt for Rsa {
 }
 
 impl Keymgmt for RsaPss {
+    type Provider = Provider;
     type Key = Key;
     const GETTABLE: Descriptors = RSA_GETTABLE;
     const EXPORTED: Descriptors = RSA_EXPORTED;
     const SIGNATURE: &'static CStr = c"RSA";
+
+    fn empty(provider: &Arc<Provider>) -> Key {
+        Rsa::empty(provider)
+    }
+
+    fn import(params: &Params) -> Result<()> {
+        Rsa::import(params)
+    }
+
+    fn is_there(key: &Key) -> bool {
+        Rsa::is_there(key)
+    }
 
     fn is_ours(key: &Key) -> bool {
         Rsa::is_ours(key)

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::Provider;
 use super::key::Key;
+use super::pss;
 use crate::config::Sha1;
 use crate::error::{Error, Reason, Result, bail};
-use crate::mechanism::{self, Digest, HashKind, Padding};
+use crate::mechanism::{self, Digest, HashKind, Mechanism, Padding};
 use crate::openssl::bindings as c;
 use crate::openssl::core::{Core, HasCore};
 use crate::openssl::digest::{Digest as HostDigest, Hash};
@@ -136,7 +137,7 @@ impl signature::Signature for Signature {
     }
 
     fn size(&self) -> Result<usize> {
-        Ok(self.key()?.key().rsa()?.size())
+        Ok(self.key()?.rsa()?.size())
     }
 
     fn sign(&mut self, input: &[u8], signature: &mut [u8]) -> Result<usize> {
@@ -205,7 +206,7 @@ impl Signature {
     fn begin(&mut self, key: Option<Arc<Key>>) -> Result<()> {
         self.state = State::Idle;
         if let Some(key) = key {
-            key.key().rsa()?;
+            key.rsa()?;
             self.key = Some(key);
             self.mode = Mode::Pkcs1;
             self.salt = self.provider.default_salt();
@@ -273,7 +274,7 @@ impl Signature {
 
     /// The salt in octets for a digest.
     fn salt(&self, digest: &Digest) -> Result<usize> {
-        mechanism::pss_salt_length(self.salt, digest, self.key()?.key().rsa()?.bits())
+        mechanism::pss_salt_length(self.salt, digest, self.key()?.rsa()?.bits())
     }
 
     fn mgf1(&self, digest: &'static Digest) -> &'static Digest {
@@ -282,7 +283,7 @@ impl Signature {
 
     fn sign_value(&self, value: &[u8], signature: &mut [u8]) -> Result<usize> {
         let key = self.key()?;
-        let bits = key.key().rsa()?.bits();
+        let bits = key.rsa()?.bits();
         let digest = self.digest.as_ref().map(|digest| digest.known);
         let padding = match (self.mode, digest) {
             (Mode::Pkcs1, _) => Padding::Pkcs1,
@@ -291,7 +292,21 @@ impl Signature {
             (Mode::Pss, None) => bail!(DigestMissing, "PSS needs one"),
         };
         let (mechanism, input) = mechanism::prepare(&padding, digest, value, bits)?;
-        key.sign(&mechanism, &input, signature)
+        match (key.sign(&mechanism, &input, signature), &padding) {
+            (Err(error), Padding::Pss { salt, .. }) if error.reason() == Reason::MechanismUnsupported => {
+                self.sign_encoded(value, *salt, signature)
+            }
+            (result, _) => result,
+        }
+    }
+
+    /// PSS where the HSM does not offer it: it signs the block that is made here.
+    fn sign_encoded(&self, value: &[u8], salt: usize, signature: &mut [u8]) -> Result<usize> {
+        let key = self.key()?;
+        let Some(digest) = &self.digest else { bail!(DigestMissing, "PSS needs one") };
+        let mgf1 = self.mgf1.as_ref().unwrap_or(digest);
+        let block = pss::encode(value, &digest.host, &mgf1.host, salt, key.rsa()?.bits())?;
+        key.sign(&Mechanism::RsaX509, &block, signature)
     }
 
     /// The DER of the AlgorithmIdentifier that `req`, `x509`, `ca` and `cms` write beside the signature.

@@ -73,7 +73,7 @@ fn a_pin_that_openssl_cnf_cut_is_named_and_not_tried() {
 #[test]
 fn a_pin_without_a_user_is_named_on_cloudhsm() {
     let (hsm, key) = hsm();
-    hsm.recorder.settings("rules = on");
+    hsm.recorder.settings("rules = on\nlabel = test");
     hsm.token.write("pin", "password");
     refused(sign(&hsm, &key.file), Reason::PinFormat);
     assert!(logins(&hsm) <= 1);

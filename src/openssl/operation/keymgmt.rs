@@ -4,6 +4,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
 
+use super::provider::{Provider, provider};
 use super::{Receiver, Selection};
 use crate::error::{Result, bail};
 use crate::openssl::algorithm::Dispatch;
@@ -11,10 +12,12 @@ use crate::openssl::bindings as c;
 use crate::openssl::boundary::{self, Verdict};
 use crate::openssl::core::HasCore;
 use crate::openssl::dispatch;
-use crate::openssl::params::{Descriptors, ParamList, Request};
+use crate::openssl::params::{Descriptors, ParamList, Params, Request};
 
 /// A type of key.
 pub trait Keymgmt: 'static {
+    /// The provider.
+    type Provider: Provider;
     /// The key.
     type Key: HasCore + Send + Sync + 'static;
 
@@ -24,6 +27,19 @@ pub trait Keymgmt: 'static {
     const EXPORTED: Descriptors;
     /// The name of the signature algorithm of these keys.
     const SIGNATURE: &'static CStr;
+
+    /// An object without a key. OpenSSL makes one where it compares a key of ours with another provider's: it tries first to import
+    /// that one, and without an object it would leave an error behind.
+    fn empty(provider: &Arc<Self::Provider>) -> Self::Key;
+
+    /// Refuses to take a key in. Without an error where it has no private half: see [`Keymgmt::empty`].
+    ///
+    /// # Errors
+    /// `OperationUnsupported` for a private key.
+    fn import(params: &Params) -> Result<()>;
+
+    /// Whether there is a key in it.
+    fn is_there(key: &Self::Key) -> bool;
 
     /// Whether a key is of this type: a reference to another one is refused.
     fn is_ours(key: &Self::Key) -> bool;
@@ -80,6 +96,7 @@ struct Functions<M>(std::marker::PhantomData<M>);
 
 impl<M: Keymgmt> Functions<M> {
     const TABLE: &'static [c::OSSL_DISPATCH] = &[
+        dispatch::keymgmt_new(Some(new::<M>)),
         dispatch::keymgmt_load(Some(load::<M>)),
         dispatch::keymgmt_free(Some(free::<M>)),
         dispatch::keymgmt_dup(Some(dup::<M>)),
@@ -89,10 +106,29 @@ impl<M: Keymgmt> Functions<M> {
         dispatch::keymgmt_has(Some(has::<M>)),
         dispatch::keymgmt_match(Some(matches::<M>)),
         dispatch::keymgmt_validate(Some(validate::<M>)),
+        dispatch::keymgmt_import(Some(import::<M>)),
+        dispatch::keymgmt_import_types(Some(export_types::<M>)),
         dispatch::keymgmt_export(Some(export::<M>)),
         dispatch::keymgmt_export_types(Some(export_types::<M>)),
         dispatch::END,
     ];
+}
+
+unsafe extern "C" fn new<M: Keymgmt>(context: *mut c_void) -> *mut c_void {
+    // SAFETY: null or the provctx of ours.
+    match unsafe { provider::<M::Provider>(context) } {
+        Some(provider) => boundary::run(provider.core(), || Ok(Arc::new(M::empty(provider)))),
+        None => ptr::null_mut(),
+    }
+}
+
+unsafe extern "C" fn import<M: Keymgmt>(
+    key: *mut c_void,
+    _selection: c_int,
+    params: *const c::OSSL_PARAM,
+) -> c_int {
+    // SAFETY: null or a key that OpenSSL holds; null or an array ended by its end mark.
+    unsafe { boundary::on(key, |_: &M::Key| M::import(&Params::new(params)).map(|()| Verdict(false))) }
 }
 
 unsafe extern "C" fn load<M: Keymgmt>(reference: *const c_void, size: usize) -> *mut c_void {
@@ -143,9 +179,9 @@ unsafe extern "C" fn query_operation_name<M: Keymgmt>(operation: c_int) -> *cons
 }
 
 unsafe extern "C" fn has<M: Keymgmt>(key: *const c_void, _selection: c_int) -> c_int {
-    // Both halves are always there, and there are no parameters that could be missing.
+    // A key has both halves, and there are no parameters that could be missing.
     // SAFETY: null or a key that OpenSSL holds.
-    unsafe { boundary::on(key, |_: &M::Key| Ok(())) }
+    unsafe { boundary::on(key, |key: &M::Key| Ok(Verdict(M::is_there(key)))) }
 }
 
 unsafe extern "C" fn matches<M: Keymgmt>(
@@ -169,7 +205,7 @@ unsafe extern "C" fn validate<M: Keymgmt>(
 ) -> c_int {
     // The HSM vouches for its keys; there is no private half here that could be checked.
     // SAFETY: null or a key that OpenSSL holds.
-    unsafe { boundary::on(key, |_: &M::Key| Ok(())) }
+    unsafe { boundary::on(key, |key: &M::Key| Ok(Verdict(M::is_there(key)))) }
 }
 
 unsafe extern "C" fn export<M: Keymgmt>(
