@@ -18,12 +18,13 @@ pub struct Key {
     /// Or why there is no way to it: a key file can be loaded, compared and shown without the HSM.
     private: Result<PrivateKey>,
     address: String,
+    pss_only: bool,
 }
 
 impl Key {
     /// A key that is found when it first signs.
     fn lazy(public: PublicKey, private: Result<PrivateKey>, address: String) -> Self {
-        Self { public, private, address }
+        Self { public, private, address, pss_only: false }
     }
 
     /// A private key that a search found.
@@ -34,7 +35,7 @@ impl Key {
         let address = address(object);
         match (object.private_key(), &object.public) {
             (Some(private), Some(public)) => {
-                Ok(Self { public: public.clone(), private: Ok(private), address })
+                Ok(Self { public: public.clone(), private: Ok(private), address, pss_only: object.pss_only })
             }
             _ => bail!(KeyUnsupported, "the HSM does not say the public half of {address}"),
         }
@@ -54,6 +55,11 @@ impl Key {
             PublicKey::Rsa(rsa) => Ok(rsa),
             PublicKey::Ec(_) => bail!(KeyUnsupported, "{} is an EC key", self.address),
         }
+    }
+
+    /// Whether the HSM lets it sign with RSASSA-PSS only. A key file does not say so.
+    pub fn pss_only(&self) -> bool {
+        self.pss_only
     }
 
     /// Where it is, as a URI without a PIN.

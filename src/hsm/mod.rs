@@ -106,6 +106,8 @@ pub struct Object {
     pub public: Option<PublicKey>,
     /// DER of a certificate.
     pub certificate: Option<Vec<u8>>,
+    /// Whether the key may sign with RSASSA-PSS only (CKA_ALLOWED_MECHANISMS).
+    pub pss_only: bool,
     hsm: Hsm,
     authenticator: Arc<dyn Authenticator>,
     binding: Binding,

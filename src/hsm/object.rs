@@ -87,6 +87,8 @@ pub(super) struct Attributes {
     pub(super) id: Vec<u8>,
     pub(super) public: Option<PublicKey>,
     pub(super) certificate: Option<Vec<u8>>,
+    /// CKA_ALLOWED_MECHANISMS; empty where the key does not restrict them.
+    pub(super) mechanisms: Vec<CK_MECHANISM_TYPE>,
 }
 
 /// What is asked, with the room that it gets: asking for lengths first would be another request.
@@ -98,6 +100,7 @@ const KEY: &[(CK_ATTRIBUTE_TYPE, usize)] = &[
     (CKA_PUBLIC_EXPONENT, 2048),
     (CKA_EC_PARAMS, 512),
     (CKA_EC_POINT, 512),
+    (CKA_ALLOWED_MECHANISMS, 64 * size_of::<CK_MECHANISM_TYPE>()),
 ];
 const CERTIFICATE: &[(CK_ATTRIBUTE_TYPE, usize)] = &[(CKA_LABEL, 1024), (CKA_ID, 1024), (CKA_VALUE, 1 << 17)];
 
@@ -138,7 +141,27 @@ pub(super) fn read(
         id: get(CKA_ID).map(<[u8]>::to_vec).unwrap_or_default(),
         public: public(&get),
         certificate: get(CKA_VALUE).map(<[u8]>::to_vec),
+        mechanisms: get(CKA_ALLOWED_MECHANISMS).map(numbers).unwrap_or_default(),
     })
+}
+
+/// An array of CK_ULONG.
+fn numbers(octets: &[u8]) -> Vec<CK_ULONG> {
+    let number = |octets: &[u8]| octets.try_into().map(CK_ULONG::from_ne_bytes).unwrap_or_default();
+    octets.chunks_exact(size_of::<CK_ULONG>()).map(number).collect()
+}
+
+/// Whether a key may sign with RSASSA-PSS only.
+pub(super) fn pss_only(mechanisms: &[CK_MECHANISM_TYPE]) -> bool {
+    const PSS: [CK_MECHANISM_TYPE; 6] = [
+        CKM_RSA_PKCS_PSS,
+        CKM_SHA1_RSA_PKCS_PSS,
+        CKM_SHA224_RSA_PKCS_PSS,
+        CKM_SHA256_RSA_PKCS_PSS,
+        CKM_SHA384_RSA_PKCS_PSS,
+        CKM_SHA512_RSA_PKCS_PSS,
+    ];
+    !mechanisms.is_empty() && mechanisms.iter().all(|mechanism| PSS.contains(mechanism))
 }
 
 fn public<'a>(get: &impl Fn(CK_ATTRIBUTE_TYPE) -> Option<&'a [u8]>) -> Option<PublicKey> {

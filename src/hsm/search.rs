@@ -382,6 +382,7 @@ impl Visit<'_> {
                 token: self.token(slot),
                 public: attributes.public,
                 certificate: attributes.certificate,
+                pss_only: object::pss_only(&attributes.mechanisms),
                 hsm: self.hsm.clone(),
                 authenticator: Arc::clone(self.authenticator),
                 binding: Binding { slot: Arc::clone(slot), handle, instance, login },

@@ -1,5 +1,6 @@
 //! A key as OpenSSL holds it.
 
+use std::ffi::CStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -59,6 +60,16 @@ impl Key {
     /// `NotInitialised` for an object without one.
     pub(super) fn key(&self) -> Result<&crate::key::Key> {
         self.key.as_ref().ok_or_else(|| Reason::NotInitialised.into())
+    }
+
+    /// Its key manager.
+    pub(super) fn data_type(&self) -> &'static CStr {
+        if self.pss_only() { c"RSA-PSS" } else { c"RSA" }
+    }
+
+    /// Whether it signs with PSS only.
+    pub(super) fn pss_only(&self) -> bool {
+        self.key.as_ref().is_some_and(crate::key::Key::pss_only)
     }
 
     /// Its public half.

@@ -15,7 +15,7 @@ use crate::public::RsaPublicKey;
 /// RSA keys for every padding.
 pub(super) struct Rsa;
 
-/// RSA keys that sign with PSS only. No HSM in sight says so of a key; the type is there for what refers to one.
+/// RSA keys that sign with PSS only.
 pub(super) struct RsaPss;
 
 const RSA_GETTABLE: Descriptors = descriptors![
@@ -55,7 +55,7 @@ impl Keymgmt for Rsa {
     }
 
     fn is_ours(key: &Key) -> bool {
-        key.rsa().is_ok()
+        key.rsa().is_ok() && !key.pss_only()
     }
 
     fn get_params(key: &Key, request: &mut Request) -> Result<()> {
@@ -111,7 +111,7 @@ impl Keymgmt for RsaPss {
     }
 
     fn is_ours(key: &Key) -> bool {
-        Rsa::is_ours(key)
+        key.rsa().is_ok() && key.pss_only()
     }
 
     fn get_params(key: &Key, request: &mut Request) -> Result<()> {

@@ -207,8 +207,8 @@ impl Signature {
         self.state = State::Idle;
         if let Some(key) = key {
             key.rsa()?;
+            self.mode = if key.pss_only() { Mode::Pss } else { Mode::Pkcs1 };
             self.key = Some(key);
-            self.mode = Mode::Pkcs1;
             self.salt = self.provider.default_salt();
         }
         self.key().map(drop)
@@ -246,7 +246,11 @@ impl Signature {
             }
         }
         if let Some(mode) = params.get(c::OSSL_SIGNATURE_PARAM_PAD_MODE) {
-            self.mode = read_mode(&mode)?;
+            let mode = read_mode(&mode)?;
+            if mode != Mode::Pss && self.key.as_ref().is_some_and(|key| key.pss_only()) {
+                bail!(PaddingUnsupported, "the key signs with PSS only");
+            }
+            self.mode = mode;
         }
         if let Some(salt) = params.get(c::OSSL_SIGNATURE_PARAM_PSS_SALTLEN) {
             self.needs_pss("a salt length")?;

@@ -114,7 +114,7 @@ impl store::Store for Store {
         match item {
             Item::Private(key) => {
                 let key = Key::listed(&self.provider, key, self.listing.clone());
-                objects.key(c"RSA", key)
+                objects.key(key.data_type(), key)
             }
             Item::Public(key) => objects.data(&Data {
                 object: ObjectType::Key,

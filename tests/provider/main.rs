@@ -13,4 +13,5 @@ mod requests;
 mod scripts;
 mod shared_library;
 mod signing;
+mod store;
 mod system_configuration;

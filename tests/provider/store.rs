@@ -1,0 +1,102 @@
+//! `pkcs11:` URIs where programs take them: keys, public keys and certificates.
+
+use std::fs;
+
+use crate::support::{Hsm, Key, Program};
+
+/// A token with a key `one`, its certificate and its public key, and a second key `two` without.
+fn hsm() -> (Hsm, Key, Key) {
+    let hsm = Hsm::new();
+    let one = hsm.import_rsa(2048, "one");
+    let two = hsm.import_rsa(2048, "two");
+    let own = ["req", "-x509", "-new", "-key", &one.software_file, "-subj", "/CN=one", "-out", "one.pem"];
+    Program::stock_openssl(own).current_dir(hsm.token.directory()).succeeds();
+    let der = ["x509", "-in", "one.pem", "-outform", "DER", "-out", "one.der"];
+    Program::stock_openssl(der).current_dir(hsm.token.directory()).succeeds();
+    let file = hsm.token.path("one.der");
+    let write = ["--write-object", &file, "--type", "cert", "--label", "one", "--id", "a1"];
+    hsm.token.pkcs11_tool(write).succeeds();
+    (hsm, one, two)
+}
+
+#[test]
+fn a_certificate_in_the_token_is_read_without_a_login() {
+    let (hsm, ..) = hsm();
+    hsm.configure(&[]);
+    for uri in ["pkcs11:object=one;type=cert", "pkcs11:object=one", "pkcs11:id=%a1;type=cert"] {
+        hsm.recorder.reset();
+        let read = hsm.openssl(["x509", "-in", uri]).succeeds();
+        assert_eq!(read.stdout, fs::read(hsm.token.path("one.pem")).unwrap(), "{uri}");
+        assert_eq!(hsm.recorder.counts().get("calls.C_Login"), 0, "{uri}");
+    }
+    hsm.openssl(["x509", "-in", "pkcs11:object=two;type=cert", "-noout"]).fails();
+}
+
+#[test]
+fn public_keys_verify_and_are_shown() {
+    let (hsm, one, _) = hsm();
+    hsm.token.write("document", "some octets");
+    hsm.openssl(["dgst", "-sha256", "-sign", &one.uri, "-out", "signature", "document"]).succeeds();
+    // Of the public object, and of the private key alone.
+    for uri in ["pkcs11:object=one;type=public", "pkcs11:object=one", &one.uri] {
+        let verify = ["dgst", "-sha256", "-verify", uri, "-signature", "signature", "document"];
+        hsm.openssl(verify).succeeds();
+        let shown = hsm.openssl(["pkey", "-pubin", "-in", uri, "-pubout"]).succeeds();
+        assert_eq!(shown.stdout, fs::read(&one.public_file).unwrap(), "{uri}");
+    }
+}
+
+#[test]
+fn a_listing_has_everything_and_a_search_what_is_sought() {
+    let (hsm, ..) = hsm();
+    let total = |arguments: &[&str]| {
+        let outcome = hsm.openssl([&["storeutl", "-noout"], arguments].concat()).succeeds();
+        let last = outcome.text().lines().last().unwrap_or_default().to_owned();
+        last.strip_prefix("Total found: ").expect("storeutl counts").parse::<usize>().unwrap()
+    };
+    assert_eq!(total(&["pkcs11:token=test"]), 5);
+    assert_eq!(total(&["-keys", "pkcs11:token=test"]), 2);
+    assert_eq!(total(&["-certs", "pkcs11:token=test"]), 1);
+    assert_eq!(total(&["pkcs11:token=test;type=public"]), 2);
+    assert_eq!(total(&["pkcs11:object=one"]), 3);
+    assert_eq!(total(&["-crls", "pkcs11:token=test"]), 0);
+    assert_eq!(total(&["-certs", "-subject", "/CN=one", "pkcs11:token=test"]), 1);
+    assert_eq!(total(&["-certs", "-subject", "/CN=other", "pkcs11:token=test"]), 0);
+    assert_eq!(total(&["-certs", "-alias", "one", "pkcs11:token=test"]), 1);
+    assert_eq!(total(&["-certs", "-alias", "two", "pkcs11:token=test"]), 0);
+}
+
+#[test]
+fn a_key_that_may_sign_with_pss_only_says_so() {
+    let (hsm, ..) = hsm();
+    hsm.token.write("document", "some octets");
+    let generate =
+        ["--keypairgen", "--key-type", "rsa:2048", "--label", "pss", "--allowed-mechanisms", "RSA-PKCS-PSS"];
+    hsm.token.pkcs11_tool(generate).succeeds();
+    let uri = "pkcs11:object=pss;type=private";
+    let sign = ["dgst", "-sha256", "-sign", uri, "-out", "signature"];
+    hsm.openssl(sign.iter().chain(&["-sigopt", "rsa_pss_saltlen:32", "document"])).succeeds();
+    let public =
+        hsm.openssl(["pkey", "-pubin", "-in", "pkcs11:object=pss;type=public", "-pubout"]).succeeds();
+    hsm.token.write("pss.pub", public.stdout);
+    let verify = ["dgst", "-sha256", "-verify", "pss.pub", "-signature", "signature"];
+    let verify = verify.iter().chain(&["-sigopt", "rsa_padding_mode:pss", "document"]);
+    Program::stock_openssl(verify).current_dir(hsm.token.directory()).succeeds();
+    hsm.openssl(sign.iter().chain(&["-sigopt", "rsa_padding_mode:pkcs1", "document"])).fails();
+}
+
+#[test]
+fn where_no_pin_is_configured_the_application_is_asked() {
+    let (hsm, one, _) = hsm();
+    hsm.token.write("document", "some octets");
+    hsm.configure(&[]);
+    let pin = format!("file:{}", hsm.token.pin_file());
+    for name in [&one.file, &one.uri] {
+        hsm.recorder.reset();
+        hsm.openssl(["dgst", "-sha256", "-passin", &pin, "-sign", name, "-out", "signature", "document"])
+            .succeeds();
+        let verify = ["dgst", "-sha256", "-verify", &one.public_file, "-signature", "signature", "document"];
+        Program::stock_openssl(verify).current_dir(hsm.token.directory()).succeeds();
+        assert_eq!(hsm.recorder.counts().get("calls.C_Login"), 1);
+    }
+}
