@@ -29,6 +29,8 @@ pub(super) struct Module {
     functions: *const CK_FUNCTION_LIST,
     /// CKR_CANT_LOCK: one call at a time.
     alone: AtomicBool,
+    /// It was initialised once, here or in a process that this is a child of.
+    ever: AtomicBool,
     state: PerProcess<State>,
     /// Rejected PINs are remembered in children too.
     pub(super) rejected: Rejected,
@@ -103,6 +105,7 @@ impl Module {
             handle,
             functions,
             alone: AtomicBool::new(false),
+            ever: AtomicBool::new(false),
             state: PerProcess::new(),
             rejected: Rejected::default(),
             next: AtomicPtr::new(ptr::null_mut()),
@@ -132,7 +135,13 @@ impl Module {
     /// The module initialised in this process, and the epoch of that.
     pub(super) fn initialised(&self, deadline: Instant) -> Result<(Arc<Instance>, u64), Trouble> {
         match self.state.get().initialised.get(deadline, || self.initialise()) {
-            Some(result) => result.map_err(Trouble::Permanent),
+            Some(Ok(initialised)) => {
+                self.ever.store(true, Ordering::Relaxed);
+                Ok(initialised)
+            }
+            Some(Err(failed)) => {
+                Err(Trouble::Unreachable { failed, ever: self.ever.load(Ordering::Relaxed) })
+            }
             None => Err(Trouble::Permanent(Error::new(
                 Reason::HsmUnavailable,
                 "another thread is still waiting for C_Initialize",
@@ -150,7 +159,7 @@ impl Module {
         self.state.get().initialised.lose(epoch);
     }
 
-    fn initialise(&self) -> Result<Arc<Instance>> {
+    fn initialise(&self) -> Result<Arc<Instance>, Failed> {
         let mut result = self.c_initialize(CKF_OS_LOCKING_OK);
         if matches!(result, Err(Failed { rv: CKR_CANT_LOCK, .. })) {
             self.alone.store(true, Ordering::Relaxed);
@@ -163,11 +172,11 @@ impl Module {
                 // Or it is what a child has inherited and cannot use.
                 if fork::is_child() && self.slot_ids().is_err() {
                     self.c_finalize();
-                    self.c_initialize(CKF_OS_LOCKING_OK).map_err(unreachable_hsm)?;
+                    self.c_initialize(CKF_OS_LOCKING_OK)?;
                 }
                 Ok(Arc::default())
             }
-            Err(failed) => Err(unreachable_hsm(failed)),
+            Err(failed) => Err(failed),
         }
     }
 
@@ -341,11 +350,4 @@ fn publish(module: *mut Module) -> &'static Module {
             return fresh;
         }
     }
-}
-
-/// The error of a C_Initialize that failed.
-fn unreachable_hsm(failed: Failed) -> Error {
-    const ADVICE: &str = "a CloudHSM client must be configured (SDK 5: configure-pkcs11, and its log in /opt/cloudhsm/run) or its \
-                          daemon started (SDK 3, which prints Cfm3Initialize() returned 0x40000040: start cloudhsm-client)";
-    Error::new(Reason::ModuleInitialise, ADVICE).with_call(failed.call())
 }

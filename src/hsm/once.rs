@@ -69,6 +69,14 @@ impl<T: Clone> Shared<T> {
         }))
     }
 
+    /// Says that it was done otherwise. The result is its epoch.
+    pub(super) fn put(&self, done: T) -> u64 {
+        let mut state = self.lock();
+        state.done = Some(done);
+        state.epoch += 1;
+        state.epoch
+    }
+
     /// What was done, if it was.
     pub(super) fn peek(&self) -> Option<(T, u64)> {
         let state = self.lock();

@@ -1,16 +1,21 @@
 //! A private key: found with its first signature, and found again after a loss.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cryptoki_sys::CK_OBJECT_HANDLE;
 
 use super::fork::PerProcess;
+use super::once::Shared;
 use super::recover::{Ladder, Rung, Trouble};
 use super::sign::Request;
 use super::{Authenticator, Hsm, Query, Slot, search};
 use crate::error::Result;
 use crate::mechanism::Mechanism;
 use crate::public::PublicKey;
+
+/// How long to wait for another thread that is looking for the same key.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A private key in an HSM.
 #[derive(Clone)]
@@ -21,7 +26,7 @@ struct Inner {
     query: Query,
     authenticator: Arc<dyn Authenticator>,
     /// A handle is worth nothing in a child.
-    binding: PerProcess<Mutex<Option<Arc<Binding>>>>,
+    binding: PerProcess<Shared<Arc<Binding>>>,
 }
 
 /// Where a key was found.
@@ -51,7 +56,7 @@ impl PrivateKey {
     ) -> Self {
         let key = Self(Arc::new(Inner { hsm, query, authenticator, binding: PerProcess::new() }));
         if let Some(binding) = binding {
-            key.bind(Arc::new(binding));
+            key.0.binding.get().put(Arc::new(binding));
         }
         key
     }
@@ -78,8 +83,8 @@ impl PrivateKey {
                     let rung = ladder.climb(trouble)?;
                     search::rebuild(&self.0.hsm, rung, &seen);
                     seen.failures += 1;
-                    if rung > Rung::Session {
-                        self.forget(seen.binding.as_ref());
+                    if let (true, Some(epoch)) = (rung > Rung::Session, seen.binding) {
+                        self.forget(epoch);
                     }
                 }
             }
@@ -94,19 +99,13 @@ impl PrivateKey {
         ladder: &Ladder,
         seen: &mut search::Seen,
     ) -> Result<usize, Trouble> {
-        let Inner { hsm, query, authenticator, .. } = &*self.0;
-        let binding = match self.bound() {
-            Some(binding) if binding.stands() => binding,
-            _ => {
-                let binding = search::bind(hsm, query, authenticator, ladder, seen)?;
-                self.bind(Arc::new(binding))
-            }
-        };
+        let (binding, epoch) = self.bound(ladder, seen)?;
         seen.instance = Some(binding.instance);
         seen.login = binding.login.map(|epoch| (Arc::clone(&binding.slot), epoch));
-        seen.binding = Some(Arc::clone(&binding));
+        seen.binding = Some(epoch);
         let (slot, module) = (&binding.slot, binding.slot.module());
-        let session = slot.pool.take(module, slot.id(), hsm.settings().max_sessions, ladder.deadline())?;
+        let session =
+            slot.pool.take(module, slot.id(), self.0.hsm.settings().max_sessions, ladder.deadline())?;
         let result = request.sign(module, session, binding.handle);
         match &result {
             Ok(_) => slot.pool.put(session),
@@ -115,23 +114,26 @@ impl PrivateKey {
         result
     }
 
-    fn bound(&self) -> Option<Arc<Binding>> {
-        self.0.binding.get().lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn bind(&self, binding: Arc<Binding>) -> Arc<Binding> {
-        let mut current = self.0.binding.get().lock().unwrap_or_else(PoisonError::into_inner);
-        *current = Some(Arc::clone(&binding));
-        binding
+    /// Where the key is: found once for all threads, and once again where what it was found under has gone.
+    fn bound(&self, ladder: &Ladder, seen: &mut search::Seen) -> Result<(Arc<Binding>, u64), Trouble> {
+        let Inner { hsm, query, authenticator, binding } = &*self.0;
+        let shared = binding.get();
+        if let Some((known, epoch)) = shared.peek() {
+            if known.stands() {
+                return Ok((known, epoch));
+            }
+            shared.lose(epoch);
+        }
+        let mut find = || search::bind(hsm, query, authenticator, ladder, seen).map(Arc::new);
+        match shared.get(ladder.deadline().min(Instant::now() + PATIENCE), &mut find) {
+            Some(found) => found,
+            // The other thread may never come back.
+            None => find().map(|binding| (Arc::clone(&binding), shared.put(binding))),
+        }
     }
 
     /// Forgets where the key was found, unless another thread has found it anew.
-    fn forget(&self, lost: Option<&Arc<Binding>>) {
-        let mut current = self.0.binding.get().lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(known), Some(lost)) = (&*current, lost) {
-            if Arc::ptr_eq(known, lost) {
-                *current = None;
-            }
-        }
+    fn forget(&self, epoch: u64) {
+        self.0.binding.get().lose(epoch);
     }
 }

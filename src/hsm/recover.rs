@@ -17,6 +17,9 @@ pub(super) enum Trouble {
     Permanent(Error),
     /// A call failed that may succeed yet.
     Call(Failed),
+    /// C_Initialize failed. `ever` says whether it has ever succeeded: a client that starts together with many others may be refused for a
+    /// while, but one that was never configured is not worth a long wait.
+    Unreachable { failed: Failed, ever: bool },
 }
 
 impl From<Failed> for Trouble {
@@ -117,6 +120,7 @@ pub(super) fn session_fate(rv: CK_RV) -> Fate {
 /// The attempts at one operation.
 pub(super) struct Ladder {
     budget: Duration,
+    begun: Instant,
     deadline: Instant,
     rung: Option<Rung>,
     tries: u32,
@@ -125,6 +129,8 @@ pub(super) struct Ladder {
 
 /// The first pause.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
+/// How long a module that has never been initialised is given.
+const FIRST_CONTACT: Duration = Duration::from_secs(4);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
@@ -133,7 +139,7 @@ impl Ladder {
     pub(super) fn new(budget: Duration) -> Self {
         let now = Instant::now();
         let deadline = now.checked_add(budget).unwrap_or(now);
-        Self { budget, deadline, rung: None, tries: 0, random: 0 }
+        Self { budget, begun: now, deadline, rung: None, tries: 0, random: 0 }
     }
 
     /// When to give up.
@@ -146,11 +152,15 @@ impl Ladder {
     /// # Errors
     /// The failure's own where it is permanent; `HsmUnavailable` with the last call where the time is over.
     pub(super) fn climb(&mut self, trouble: Trouble) -> Result<Rung, Error> {
-        let failed = match trouble {
+        let (failed, meaning, deadline) = match trouble {
             Trouble::Permanent(error) => return Err(error),
-            Trouble::Call(failed) => failed,
+            Trouble::Call(failed) => (failed, meaning(failed.rv), self.deadline),
+            Trouble::Unreachable { failed, ever: true } => (failed, Meaning::Busy, self.deadline),
+            Trouble::Unreachable { failed, ever: false } => {
+                (failed, Meaning::Busy, self.deadline.min(self.begun + FIRST_CONTACT))
+            }
         };
-        let rung = match meaning(failed.rv) {
+        let rung = match meaning {
             Meaning::Permanent => return Err(failed.error()),
             Meaning::Busy => Rung::Session,
             Meaning::Lost(start) => {
@@ -162,8 +172,11 @@ impl Ladder {
                 rung
             }
         };
-        let pause = self.pause(meaning(failed.rv) == Meaning::Busy);
-        if Instant::now() + pause >= self.deadline {
+        let pause = self.pause(meaning == Meaning::Busy);
+        if Instant::now() + pause >= deadline {
+            if failed.function == "C_Initialize" {
+                return Err(failed.error());
+            }
             let detail = format!("given up after {} s (hsmkey-retry-time)", self.budget.as_secs_f32());
             return Err(Error::new(Reason::HsmUnavailable, detail).with_call(failed.call()));
         }

@@ -53,6 +53,11 @@ impl Failed {
 
     /// The error of a call that is not worth repeating.
     pub(super) fn error(self) -> Error {
+        if self.function == "C_Initialize" {
+            const ADVICE: &str = "a CloudHSM client must be configured (SDK 5: configure-pkcs11, its log is in /opt/cloudhsm/run) or its \
+                                  daemon started (SDK 3, which prints Cfm3Initialize() returned 0x40000040: start cloudhsm-client)";
+            return Error::new(Reason::ModuleInitialise, ADVICE).with_call(self.call());
+        }
         let (reason, advice) = match self.rv {
             CKR_PIN_INCORRECT | CKR_PIN_INVALID | CKR_PIN_LEN_RANGE | CKR_PIN_EXPIRED => {
                 (Reason::PinRejected, "")

@@ -21,7 +21,7 @@ use crate::uri::{TokenAttributes, Uri};
 pub(super) struct Seen {
     pub(super) instance: Option<u64>,
     pub(super) login: Option<(Arc<Slot>, u64)>,
-    pub(super) binding: Option<Arc<Binding>>,
+    pub(super) binding: Option<u64>,
     pub(super) failures: u32,
 }
 
@@ -44,7 +44,7 @@ pub(super) fn after_failure(slot: &Slot, session: CK_SESSION_HANDLE, trouble: &T
     match trouble {
         Trouble::Call(failed) => slot.pool.discard(slot.module(), session, failed.rv, seen.failures > 0),
         // Nothing was called, or the call that failed was none of this session's.
-        Trouble::Permanent(_) => slot.pool.put(session),
+        Trouble::Permanent(_) | Trouble::Unreachable { .. } => slot.pool.put(session),
     }
 }
 

@@ -87,12 +87,9 @@ impl Drop for Library {
 
 impl Digests {
     fn library(&self, core: &Core) -> Result<Arc<Library>> {
-        if let Some(library) = self.0.get() {
-            return Ok(Arc::clone(library));
-        }
-        // Made outside the cell, as it calls OpenSSL, which may call us: the one that loses the race is dropped.
-        let library = Arc::new(Library::of(core)?);
-        Ok(Arc::clone(self.0.get_or_init(|| library)))
+        // One and only one: OpenSSL 3.0 keeps the child contexts of a provider by the provider alone, and takes the wrong one down
+        // where there are two. Making it calls into no provider, so nobody comes back here meanwhile.
+        self.0.get_or_try_init(|| Library::of(core).map(Arc::new)).cloned()
     }
 
     /// A digest by one of OpenSSL's names, under a property query (property(7)).

@@ -6,12 +6,16 @@ use std::sync::{Mutex, OnceLock};
 
 use super::{Program, repository};
 
-/// A C program of `tests/provider/`, compiled against the system's libcrypto, once per test run.
+/// A C program of `tests/provider/` or `tests/reliability/`, compiled against the system's libcrypto, once per test run.
 pub fn c_program(name: &str) -> PathBuf {
     static COMPILED: OnceLock<Mutex<HashMap<String, PathBuf>>> = OnceLock::new();
     let mut compiled = COMPILED.get_or_init(Mutex::default).lock().expect("compiling does not panic twice");
     let compile = || {
-        let source = repository().join(format!("tests/provider/{name}.c"));
+        let source = ["provider", "reliability"]
+            .map(|directory| repository().join(format!("tests/{directory}/{name}.c")))
+            .into_iter()
+            .find(|source| source.exists())
+            .unwrap_or_else(|| panic!("there is no {name}.c"));
         let program = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         let flags = Program::new("pkg-config", ["--cflags", "--libs", "libcrypto"]).succeeds();
         let fixed = ["-Wall", "-Wextra", "-Werror", "-O1", "-pthread", "-o"].map(PathBuf::from);

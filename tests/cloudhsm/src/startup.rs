@@ -1,4 +1,4 @@
-//! The start of SoftHSM2 in a process, one process at a time: by itself it fails now and then when several start at once.
+//! The start of SoftHSM2 in a process and its logins, one process at a time: by itself it fails now and then when several start at once.
 
 use std::{
     fs::File,
@@ -32,30 +32,38 @@ pub fn start(process: &Process) -> Answer {
         CKR_GENERAL_ERROR
     })?;
     softhsm::set(list);
-    let lock = token_directory().and_then(|directory| File::open(directory).ok());
-    if let Some(lock) = &lock {
-        LOCK.store(lock.as_raw_fd(), Release);
-        // SAFETY: an open descriptor.
-        unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) };
-    }
-    let mut answer = initialise();
-    for _ in 0..3 {
-        if answer.is_ok() {
-            break;
+    let answer = alone(|| {
+        let mut answer = initialise();
+        for _ in 0..3 {
+            if answer.is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+            answer = initialise();
         }
-        std::thread::sleep(Duration::from_millis(20));
-        answer = initialise();
-    }
-    if let Some(lock) = &lock {
-        // Said and not left to close: a child may have inherited the descriptor.
-        // SAFETY: an open descriptor.
-        unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_UN) };
-        LOCK.store(-1, Release);
-    }
+        answer
+    });
     if answer.is_err() {
         softhsm::unset();
     }
     answer
+}
+
+/// Does something that no other process may do to the token directory meanwhile: SoftHSM2 writes the token's flags with every login,
+/// and a process that starts may read them half written.
+pub fn alone<T>(work: impl FnOnce() -> T) -> T {
+    let Some(lock) = token_directory().and_then(|directory| File::open(directory).ok()) else {
+        return work();
+    };
+    // SAFETY: an open descriptor.
+    unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) };
+    LOCK.store(lock.as_raw_fd(), Release);
+    let result = work();
+    LOCK.store(-1, Release);
+    // Said and not left to close: a child may have inherited the descriptor.
+    // SAFETY: an open descriptor.
+    unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_UN) };
+    result
 }
 
 fn initialise() -> Answer {
