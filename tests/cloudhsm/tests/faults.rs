@@ -209,6 +209,9 @@ fn rule_31_a_lost_session_is_gone_and_a_new_one_works() {
         hsm.control("session-lost on=C_Sign once");
         assert_eq!(hsm.sign(session, key, DATA), Err(CKR_SESSION_HANDLE_INVALID));
         assert_eq!(hsm.sign(session, key, DATA), Err(CKR_SESSION_HANDLE_INVALID));
+        let mut info = CK_TOKEN_INFO::default();
+        assert_eq!(c!(hsm, C_GetTokenInfo(SLOT, &mut info)), CKR_OK);
+        assert_eq!(info.ulSessionCount, 1);
         assert!(hsm.sign(other, key, DATA).is_ok());
         assert!(hsm.sign(hsm.open(), key, DATA).is_ok());
         hsm.control("session-lost now");

@@ -34,6 +34,15 @@ fn rule_1_one_slot_with_a_number_above_32_bits_and_the_label_hsm1() {
 }
 
 #[test]
+fn rule_1_other_tokens_are_hidden() {
+    scenario_on(&["alpha", "beta"], &[], |hsm| {
+        assert_eq!(hsm.initialize(), CKR_OK);
+        assert_eq!(slots(hsm), [SLOT]);
+        assert_eq!(hsm.open_on(SLOT + 1), Err(CKR_SLOT_ID_INVALID));
+    });
+}
+
+#[test]
 fn rule_1_two_clusters_are_two_slots_with_logins_of_their_own() {
     scenario_on(&["alpha", "beta"], &[("token", "beta, alpha"), ("label", "one, two")], |hsm| {
         assert_eq!(hsm.initialize(), CKR_OK);
