@@ -400,6 +400,9 @@ fn rule_32_handles_are_large_random_and_new_after_each_login() {
             assert_eq!(hsm.attribute(session, key, CKA_MODULUS), Err(CKR_OBJECT_HANDLE_INVALID));
         }
         assert!((0..10).all(|_| seen.insert(hsm.open())));
+        let mut all: Vec<_> = seen.into_iter().collect();
+        all.sort_unstable();
+        assert!(all.windows(2).all(|pair| pair[1] - pair[0] > 1 << 20), "{all:x?}");
     });
 }
 
