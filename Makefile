@@ -25,6 +25,7 @@ build: ## hsmkey.so and the hsmkey command, in target/release (installs what the
 	@cp -f target/release/libhsmkey.so target/release/hsmkey.so
 
 demo: build ## one signing script, run with a key file and then, unchanged, with a key in an HSM
+	$(CARGO) build --release --locked --package cloudhsm
 	@demo/run
 
 test: ## every test (installs what they need)

@@ -19,13 +19,16 @@ pub struct Hsm {
     pub token: Token,
     /// Counts the calls.
     pub recorder: Recorder,
+    /// CK_TOKEN_INFO label, as programs see it.
+    pub token_label: String,
+    like_aws: bool,
 }
 
 /// A key that is in the HSM and, for comparison, here.
 pub struct Key {
     /// The same key in software.
     pub software: PKey<Private>,
-    /// Its URI, `pkcs11:token=test;object=LABEL;type=private`.
+    /// Its URI, `pkcs11:token=test;object=LABEL;type=private` (`token=hsm1` on a CloudHSM).
     pub uri: String,
     /// The path of its reference key file.
     pub file: String,
@@ -44,8 +47,22 @@ impl Hsm {
     /// hsmkey configured for a token.
     pub fn on(token: Token) -> Self {
         let recorder = Recorder::new(token.directory());
-        let hsm = Self { token, recorder };
+        let token_label = token.label.clone();
+        let hsm = Self { token, recorder, token_label, like_aws: false };
         hsm.configure(&[("pkcs11-module-token-pin", &format!("file:{}", hsm.token.pin_file()))]);
+        hsm
+    }
+
+    /// A CloudHSM: the stand-in with its rules and default settings, but for the latency, which is none. Keys that are
+    /// imported have no id and a label for each half.
+    pub fn cloudhsm() -> Self {
+        Self::cloudhsm_with("")
+    }
+
+    /// A CloudHSM with these settings on top, lines as in tests/cloudhsm/README.md.
+    pub fn cloudhsm_with(lines: &str) -> Self {
+        let hsm = Self { token_label: "hsm1".into(), like_aws: true, ..Self::new() };
+        hsm.recorder.settings(&format!("rules = on\nlatency = 0\n{lines}"));
         hsm
     }
 
@@ -115,8 +132,12 @@ impl Hsm {
     pub fn import_rsa_key(&self, rsa: Rsa<Private>, label: &str) -> Key {
         let public = RsaPublicKey::new(&rsa.n().to_vec(), &rsa.e().to_vec());
         let software = PKey::from_rsa(rsa).expect("an RSA key is a key");
-        self.token.import(&software, label, "a1");
-        let uri = format!("pkcs11:token={};object={label};type=private", self.token.label);
+        if self.like_aws {
+            self.token.import_like_aws(&software, label);
+        } else {
+            self.token.import(&software, label, "a1");
+        }
+        let uri = format!("pkcs11:token={};object={label};type=private", self.token_label);
         let parsed = Uri::parse(uri.as_bytes()).expect("labels of tests need no escapes");
         let reference = keyfile::write_reference(&public, &parsed).expect("labels of tests are short");
         let pkcs8 = software.private_key_to_pem_pkcs8().expect("a key can be written");

@@ -4,9 +4,12 @@
 //!     let key = hsm.import_rsa(2048, "signing");
 //!     let signature = hsm.openssl(["dgst", "-sha256", "-sign", &key.file, "document"]).succeeds().stdout;
 //!
+//! `Hsm::cloudhsm()` in place of `Hsm::new()` is the stand-in with its rules: a CloudHSM, with keys as AWS's CLI makes them.
+//!
 //! Every test has its own directory and its own token in it, so tests run side by side; within one test one process
 //! follows the other, because SoftHSM2's start-up is not safe against another process's on the same token.
-#![allow(dead_code)]
+// Not every test program uses every helper.
+#![allow(dead_code, unused_imports)]
 
 mod compile;
 mod hsm;

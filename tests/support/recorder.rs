@@ -1,9 +1,11 @@
-//! The stand-in of tests/cloudhsm as a recorder: it counts what reaches SoftHSM2 and changes nothing.
+//! The stand-in of tests/cloudhsm: a recorder that counts what reaches SoftHSM2 and changes nothing, or with its rules a CloudHSM.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// Where the recorder counts, and the settings that a program needs to be counted.
 pub struct Recorder {
@@ -28,6 +30,46 @@ impl Recorder {
         let (softhsm, counts) = (super::token::softhsm(), self.counts.display());
         let text = format!("softhsm = {softhsm}\ndir = {counts}\n{lines}\n");
         std::fs::write(&self.settings, text).expect("a file in the directory");
+    }
+
+    /// Replaces the control file, which running processes look at with every call: faults as in tests/cloudhsm/README.md,
+    /// `device-error on=C_Sign every=7`, one to a line. Needs `rules = on`.
+    pub fn control(&self, lines: &str) {
+        self.make_directory();
+        let (new, control) = (self.counts.join("control.new"), self.counts.join("control"));
+        std::fs::write(&new, lines).expect("a file in the directory");
+        std::fs::rename(new, control).expect("our own file");
+    }
+
+    /// From now on and for so long nothing works in any process; then sessions, logins and handles are gone.
+    pub fn lose_everything(&self, time: Duration) {
+        self.control(&format!("all-lost ms={}", time.as_millis()));
+    }
+
+    /// Ends all faults.
+    pub fn clear_faults(&self) {
+        self.control("");
+    }
+
+    /// What C_Login answered to a user, in order, over all processes: `0x000000a0`. `-` is a PIN without a user.
+    pub fn logins(&self, user: &str) -> Vec<String> {
+        let log = std::fs::read_to_string(self.counts.join("logins.log")).unwrap_or_default();
+        let of_user = format!(" user={user} rv=");
+        log.lines().filter_map(|line| Some(line.split_once(&of_user)?.1.to_owned())).collect()
+    }
+
+    /// Lets a locked user try again, as CloudHSM's administrator does.
+    pub fn unlock(&self, user: &str) {
+        std::fs::remove_file(self.counts.join("lockout").join(user)).expect("the user had wrong logins");
+    }
+
+    fn make_directory(&self) {
+        if !self.counts.is_dir() {
+            std::fs::create_dir(&self.counts).expect("a directory in the token's");
+            // As the stand-in makes it: a server's workers run as somebody else.
+            std::fs::set_permissions(&self.counts, PermissionsExt::from_mode(0o777))
+                .expect("our own directory");
+        }
     }
 
     /// The recording module.

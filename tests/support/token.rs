@@ -89,6 +89,19 @@ impl Token {
         fs::remove_file(file).expect("our own file");
     }
 
+    /// Puts a key pair into the token as AWS's CLI makes them: no id, and the public half's label is `<label>_pub`.
+    pub fn import_like_aws(&self, key: &PKey<Private>, label: &str) {
+        let private = key.private_key_to_pem_pkcs8().expect("a key can be written");
+        let public = key.public_key_to_der().expect("a key can be written");
+        for (kind, octets, label) in
+            [("privkey", private, label.to_owned()), ("pubkey", public, format!("{label}_pub"))]
+        {
+            let file = self.write("import", octets);
+            self.pkcs11_tool(["--write-object", &file, "--type", kind, "--label", &label]).succeeds();
+            fs::remove_file(file).expect("our own file");
+        }
+    }
+
     /// SoftHSM2's command on this directory.
     pub fn softhsm2_util<const N: usize>(&self, arguments: [&str; N]) -> Program {
         Program::new("softhsm2-util", arguments).env("SOFTHSM2_CONF", self.softhsm2_conf())

@@ -61,6 +61,21 @@ pub unsafe fn get(
     first
 }
 
+/// C_SetAttributeValue: for certificates only (rules 18 and 35).
+pub unsafe fn set(
+    call: &Call,
+    session: &Session,
+    object: CK_OBJECT_HANDLE,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+) -> Answer {
+    let object = call.process.state.objects.get(object, session.slot, CKR_OBJECT_HANDLE_INVALID);
+    match object.ok().filter(|object| object.class == CKO_CERTIFICATE) {
+        Some(object) => ask!(C_SetAttributeValue(session.inner(), object.inner, template, count)),
+        None => Err(call.process.settings.absent_code),
+    }
+}
+
 fn get_one(call: &Call, session: &Session, object: &Object, attribute: &mut CK_ATTRIBUTE) -> Answer {
     match access(&call.process.settings, object, attribute.type_) {
         Access::Yes => ask!(C_GetAttributeValue(session.inner(), object.inner, attribute, 1)),

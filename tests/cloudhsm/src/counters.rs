@@ -61,6 +61,13 @@ const GENERAL: [&str; 19] = [
     "forked_child",
     "calls_at_exit",
 ];
+
+/// The names of the counters that belong to no single function.
+#[cfg(test)]
+pub fn names() -> impl Iterator<Item = &'static str> {
+    GENERAL.into_iter()
+}
+
 const KINDS: [&str; 3] = ["calls", "requests", "errors"];
 const LINE: usize = 64;
 const VALUE: usize = 48;

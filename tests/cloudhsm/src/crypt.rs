@@ -73,7 +73,7 @@ unsafe fn inner_key(
     key: CK_OBJECT_HANDLE,
 ) -> Result<CK_OBJECT_HANDLE, CK_RV> {
     // SAFETY: the caller's contract.
-    let type_ = unsafe { mechanisms::offered(mechanism) }?;
+    let type_ = unsafe { mechanisms::offered(call, mechanism) }?;
     session.needs_login(call)?;
     let object = call.process.state.objects.get(key, session.slot, CKR_KEY_HANDLE_INVALID)?;
     check_availability(call, &object)?;
@@ -87,7 +87,7 @@ unsafe fn inner_key(
 /// C_DigestInit.
 pub unsafe fn digest_init(call: &Call, session: &Session, mechanism: *mut CK_MECHANISM) -> Answer {
     // SAFETY: the caller's contract.
-    unsafe { mechanisms::offered(mechanism) }?;
+    unsafe { mechanisms::offered(call, mechanism) }?;
     session.begin(call, |inner| ask!(C_DigestInit(inner, mechanism)))
 }
 

@@ -110,7 +110,7 @@ entries! {
     session C_DestroyObject(session: Handle, object: Handle) => objects::destroy;
     absent C_GetObjectSize(session: Handle, object: Handle, size: Length);
     session C_GetAttributeValue(session: Handle, object: Handle, template: *mut CK_ATTRIBUTE, count: CK_ULONG) => attributes::get;
-    absent C_SetAttributeValue(session: Handle, object: Handle, template: *mut CK_ATTRIBUTE, count: CK_ULONG);
+    session C_SetAttributeValue(session: Handle, object: Handle, template: *mut CK_ATTRIBUTE, count: CK_ULONG) => attributes::set;
     session C_FindObjectsInit(session: Handle, template: *mut CK_ATTRIBUTE, count: CK_ULONG) => find::init;
     session C_FindObjects(session: Handle, objects: *mut Handle, room: CK_ULONG, count: Length) => find::next;
     session C_FindObjectsFinal(session: Handle) => find::end;

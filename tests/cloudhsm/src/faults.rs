@@ -197,6 +197,12 @@ const KINDS: &[(&str, Kind, CK_RV)] = &[
     ("all-lost", AllLost, CKR_DEVICE_ERROR),
 ];
 
+/// The names of all faults.
+#[cfg(test)]
+pub fn names() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().map(|(name, ..)| *name)
+}
+
 /// What `mixed` draws from without `kinds=`.
 const MIXED: &[(Kind, CK_RV)] = &[
     (Error, CKR_FUNCTION_FAILED),

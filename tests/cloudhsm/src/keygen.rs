@@ -32,7 +32,7 @@ pub unsafe fn generate_key_pair(
     }
     session.needs_login(call)?;
     // SAFETY: the caller's contract.
-    let type_ = unsafe { mechanisms::offered(mechanism) }?;
+    let type_ = unsafe { mechanisms::offered(call, mechanism) }?;
     // SAFETY: the caller's contract.
     let (mut public, mut private) =
         unsafe { (Template::copy(public, public_count)?, Template::copy(private, private_count)?) };
@@ -195,7 +195,7 @@ pub unsafe fn generate_key(
 ) -> Answer {
     // SAFETY: the caller's contract.
     let mut template = unsafe {
-        mechanisms::offered(mechanism)?;
+        mechanisms::offered(call, mechanism)?;
         secret_template(session, call, template, count)?
     };
     if key.is_null() {
@@ -221,7 +221,7 @@ pub unsafe fn unwrap_key(
 ) -> Answer {
     // SAFETY: the caller's contract.
     let mut template = unsafe {
-        mechanisms::offered(mechanism)?;
+        mechanisms::offered(call, mechanism)?;
         secret_template(session, call, template, count)?
     };
     if key.is_null() {
@@ -255,7 +255,7 @@ pub unsafe fn derive_key(
 ) -> Answer {
     // SAFETY: the caller's contract.
     let mut template = unsafe {
-        mechanisms::offered(mechanism)?;
+        mechanisms::offered(call, mechanism)?;
         secret_template(session, call, template, count)?
     };
     if key.is_null() {

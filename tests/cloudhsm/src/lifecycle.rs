@@ -58,7 +58,8 @@ fn connect(call: &Call) -> Answer {
     if process.settings.problem.is_some() || !process.settings.configured {
         return Err(CKR_GENERAL_ERROR);
     }
-    if !process.shared.enter_client(process.settings.processes) {
+    let counts = !process.settings.processes_refused_at_login;
+    if counts && !process.shared.enter_client(process.settings.processes) {
         return Err(process.settings.processes_code);
     }
     let answer = startup::start(process).and_then(|()| slots::connect(call));

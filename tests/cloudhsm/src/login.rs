@@ -46,6 +46,9 @@ fn attempt(call: &Call, slot: &Slot, user_type: CK_USER_TYPE, pin: &[u8]) -> Ans
     if slot.login() == Login::User {
         return Err(CKR_USER_ALREADY_LOGGED_IN);
     }
+    if settings.processes_refused_at_login && !call.process.shared.enter_client(settings.processes) {
+        return Err(settings.processes_code);
+    }
     if !is_well_formed(pin) {
         return Err(settings.pin_syntax_code);
     }

@@ -74,7 +74,9 @@ pub unsafe fn list(
     let offered: Vec<_> = MECHANISMS
         .iter()
         .copied()
-        .filter(|mechanism| known[..number as usize].contains(&inner(*mechanism)))
+        .filter(|mechanism| {
+            known[..number as usize].contains(&inner(*mechanism)) && is_offered(call, *mechanism)
+        })
         .collect();
     // SAFETY: the caller's contract.
     unsafe { give(&offered, mechanisms, count) }
@@ -91,7 +93,7 @@ pub unsafe fn info(
     if info.is_null() {
         return Err(CKR_ARGUMENTS_BAD);
     }
-    if !MECHANISMS.contains(&mechanism) {
+    if !is_offered(call, mechanism) {
         return Err(CKR_MECHANISM_INVALID);
     }
     let mut answer = CK_MECHANISM_INFO::default();
@@ -105,10 +107,16 @@ pub unsafe fn info(
 }
 
 /// The mechanism of an application's structure, if CloudHSM has it.
-pub unsafe fn offered(mechanism: *const CK_MECHANISM) -> Result<CK_MECHANISM_TYPE, CK_RV> {
+pub unsafe fn offered(call: &Call, mechanism: *const CK_MECHANISM) -> Result<CK_MECHANISM_TYPE, CK_RV> {
     // SAFETY: null or a mechanism, by the caller's contract.
     let mechanism = unsafe { mechanism.as_ref() }.ok_or(CKR_ARGUMENTS_BAD)?.mechanism;
-    if MECHANISMS.contains(&mechanism) { Ok(mechanism) } else { Err(CKR_MECHANISM_INVALID) }
+    if is_offered(call, mechanism) { Ok(mechanism) } else { Err(CKR_MECHANISM_INVALID) }
+}
+
+/// A cluster in FIPS mode has no triple DES.
+fn is_offered(call: &Call, mechanism: CK_MECHANISM_TYPE) -> bool {
+    let is_des3 = matches!(mechanism, CKM_DES3_KEY_GEN | CKM_DES3_CBC | CKM_DES3_CBC_PAD | CKM_DES3_ECB);
+    MECHANISMS.contains(&mechanism) && !(is_des3 && call.process.settings.fips)
 }
 
 /// May these bytes be signed in one part? (rules 15 and 16) `size` is that of the modulus.
@@ -118,14 +126,13 @@ pub fn check_length(call: &Call, mechanism: CK_MECHANISM_TYPE, length: CK_ULONG,
         CKM_RSA_X_509 => size as u64,
         _ if is_rsa(mechanism) && hashes(mechanism) => match call.process.settings.hash_sign_limit {
             // SDK 3's limits differ with the size of the hash's block and state.
-            Some(16_296) => match mechanism {
+            16_296 => match mechanism {
                 CKM_SHA224_RSA_PKCS | CKM_SHA224_RSA_PKCS_PSS => 16_264,
                 CKM_SHA384_RSA_PKCS | CKM_SHA384_RSA_PKCS_PSS => 16_232,
                 CKM_SHA512_RSA_PKCS | CKM_SHA512_RSA_PKCS_PSS => 16_232,
                 _ => 16_296,
             },
-            Some(limit) => limit,
-            None => u64::MAX,
+            limit => limit,
         },
         _ => u64::MAX,
     };

@@ -46,11 +46,13 @@ pub struct Settings {
     pub sessions_code: CK_RV,
     pub processes: u64,
     pub processes_code: CK_RV,
+    /// It is C_Login that refuses the process too many, and not C_Initialize.
+    pub processes_refused_at_login: bool,
     pub fips: bool,
     pub keygen_code: CK_RV,
     pub single_part_code: CK_RV,
     pub data_length_code: CK_RV,
-    pub hash_sign_limit: Option<u64>,
+    pub hash_sign_limit: u64,
     pub busy_code: CK_RV,
     pub absent_code: CK_RV,
     pub check_value: bool,
@@ -85,7 +87,13 @@ impl Settings {
     /// Reads file and environment.
     pub fn read() -> Settings {
         let mut source = Source::read();
-        if let Some(configuration) = source.take("softhsm_conf") {
+        let mut settings = Settings::take(&mut source);
+        settings.problem = source.finish();
+        settings
+    }
+
+    fn take(source: &mut Source) -> Settings {
+        if let Some(configuration) = source.take("softhsm_conf", "") {
             // SAFETY: nobody reads the environment while a module is being loaded, as far as a module can know; SoftHSM2
             // has no other way to be told.
             unsafe { std::env::set_var("SOFTHSM2_CONF", configuration) };
@@ -95,14 +103,14 @@ impl Settings {
             rules: source.flag("rules", true),
             softhsm: source.text("softhsm", "/usr/lib/softhsm/libsofthsm2.so").into(),
             directory: source.directory(),
-            requests: requests(&mut source),
+            requests: requests(source),
             problem: None,
             configured: source.flag("configured", true),
             slot_id: source.number("slot_id", if sdk3 { 1 } else { 0x2000_0000_0000_0001 }),
             tokens: source.list("token", ""),
             labels: source.list("label", if sdk3 { "cavium" } else { "hsm1" }),
             token_flags: source.number("token_flags", CKF_LOGIN_REQUIRED | CKF_TOKEN_INITIALIZED),
-            users: users(&mut source),
+            users: users(source),
             pin_syntax_code: source
                 .number("pin_syntax_code", if sdk3 { CKR_ARGUMENTS_BAD } else { CKR_PIN_INCORRECT }),
             lockout: source.number("lockout", 5),
@@ -114,11 +122,12 @@ impl Settings {
             sessions_code: source.number("sessions_code", CKR_SESSION_COUNT),
             processes: source.number("processes", 900),
             processes_code: source.number("processes_code", CKR_GENERAL_ERROR),
+            processes_refused_at_login: source.choice("processes_refused_at", &["initialize", "login"]) == 1,
             fips: source.flag("fips", false),
             keygen_code: source.number("keygen_code", CKR_ATTRIBUTE_VALUE_INVALID),
             single_part_code: source.number("single_part_code", CKR_FUNCTION_NOT_SUPPORTED),
             data_length_code: source.number("data_length_code", CKR_DATA_LEN_RANGE),
-            hash_sign_limit: None,
+            hash_sign_limit: source.number("hash_sign_limit", if sdk3 { 16_296 } else { u64::MAX }),
             busy_code: source
                 .number("busy_code", if sdk3 { CKR_OPERATION_ACTIVE } else { CKR_FUNCTION_FAILED }),
             absent_code: source.number("absent_code", CKR_FUNCTION_NOT_SUPPORTED),
@@ -153,14 +162,10 @@ impl Settings {
             null_signer: source.choice("signer", &["softhsm", "null"]) == 1,
             cant_lock: source.flag("cant_lock", false),
         };
-        if sdk3 || source.is_set("hash_sign_limit") {
-            settings.hash_sign_limit = Some(source.number("hash_sign_limit", 16_296));
-        }
         if !source.flag("validate_key_at_init", true) {
             settings.requests[Function::C_SignInit as usize] = false;
         }
-        settings.latency = latency(&mut source, &settings.requests);
-        settings.problem = source.finish();
+        settings.latency = latency(source, &settings.requests);
         settings
     }
 }
@@ -208,4 +213,82 @@ fn latency(source: &mut Source, requests: &[bool]) -> Vec<Duration> {
         latency.push(source.duration(&key, default(*function)));
     }
     latency
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source;
+
+    /// The rows of README.md's tables of settings: key and default.
+    fn documented() -> BTreeMap<String, String> {
+        let text = include_str!("../README.md");
+        let chapter =
+            text.split("\n## ").find(|chapter| chapter.starts_with("Settings\n")).expect("a chapter");
+        let cells = |line: &'static str| line.split('|').map(str::trim).collect::<Vec<_>>();
+        let rows = chapter.lines().filter(|line| line.starts_with("| `")).map(cells);
+        rows.map(|row| (row[1].trim_matches('`').to_owned(), row[2].trim_matches('`').to_owned())).collect()
+    }
+
+    /// `0xb1` and `177` are the same default, and so are `1ms` and `1000us`.
+    fn normal(default: &str) -> String {
+        if let Some(number) = source::number(default) {
+            return number.to_string();
+        }
+        source::duration(default).map_or(default.to_owned(), |duration| format!("{}us", duration.as_micros()))
+    }
+
+    #[test]
+    fn readme_has_every_setting_with_its_default_and_no_other() {
+        let mut source = Source::empty();
+        // Nothing is to be made beside this machine's tokens.
+        source.parse("dir = none");
+        Settings::take(&mut source);
+        let asked = source.asked().iter();
+        let (single, functions): (Vec<_>, Vec<_>) =
+            asked.partition(|(key, _)| !key.starts_with("latency_c_"));
+        assert_eq!(functions.len(), Function::ALL.len());
+        let mut known: BTreeMap<String, String> =
+            single.into_iter().map(|(key, default)| (key.clone(), normal(default))).collect();
+        // One row for all of them.
+        known.insert("latency_c_<function>".to_owned(), String::new());
+        let documented: BTreeMap<String, String> =
+            documented().into_iter().map(|(key, default)| (key, normal(&default))).collect();
+        assert_eq!(documented, known);
+    }
+
+    #[test]
+    fn readme_has_all_35_rules_and_the_tests_it_names_are_there() {
+        let tests = [
+            include_str!("../tests/faults.rs"),
+            include_str!("../tests/forks.rs"),
+            include_str!("../tests/keys.rs"),
+            include_str!("../tests/sessions.rs"),
+        ];
+        let is_test =
+            |name: &str| tests.iter().any(|text| text.contains(&format!("#[test]\nfn {name}() {{")));
+        let text = include_str!("../README.md");
+        let chapter =
+            text.split("\n## ").find(|chapter| chapter.starts_with("The rules\n")).expect("a chapter");
+        let mut rules = Vec::new();
+        for line in chapter.lines().filter(|line| line.starts_with("| ")) {
+            let cells: Vec<_> = line.split('|').map(str::trim).collect();
+            let Ok(rule) = cells[1].parse::<u32>() else { continue };
+            rules.push(rule);
+            let names: Vec<_> = source::list(cells[4]);
+            assert!(!names.is_empty(), "{line}");
+            for name in names {
+                assert!(is_test(name.trim_matches('`')), "rule {rule}: {name}");
+            }
+        }
+        assert_eq!(rules, (1..=35).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn readme_has_every_fault_and_every_counter() {
+        let text = include_str!("../README.md");
+        let names = crate::faults::names().chain(crate::counters::names());
+        let missing: Vec<_> = names.filter(|name| !text.contains(&format!("`{name}`"))).collect();
+        assert_eq!(missing, [""; 0]);
+    }
 }

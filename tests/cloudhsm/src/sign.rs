@@ -33,7 +33,7 @@ pub unsafe fn init(
 ) -> Answer {
     let settings = &call.process.settings;
     // SAFETY: the caller's contract.
-    let type_ = unsafe { mechanisms::offered(mechanism) }?;
+    let type_ = unsafe { mechanisms::offered(call, mechanism) }?;
     session.needs_login(call)?;
     let object = call.process.state.objects.get(key, session.slot, CKR_KEY_HANDLE_INVALID)?;
     check_availability(call, &object)?;

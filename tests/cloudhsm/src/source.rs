@@ -15,12 +15,19 @@ const VARIABLE: &str = "CLOUDHSM_STANDIN";
 pub struct Source {
     values: BTreeMap<String, String>,
     problem: Option<String>,
+    /// Every key that was asked for and what it is without a setting, for the test that compares them with README.md.
+    asked: BTreeMap<String, String>,
 }
 
 impl Source {
+    /// No settings at all.
+    pub fn empty() -> Source {
+        Source { values: BTreeMap::new(), problem: None, asked: BTreeMap::new() }
+    }
+
     /// Reads file and environment.
     pub fn read() -> Source {
-        let mut source = Source { values: BTreeMap::new(), problem: None };
+        let mut source = Source::empty();
         match std::env::var_os(VARIABLE) {
             Some(path) => match std::fs::read_to_string(&path) {
                 Ok(text) => source.parse(&text),
@@ -44,7 +51,8 @@ impl Source {
         source
     }
 
-    fn parse(&mut self, text: &str) {
+    /// Takes settings from the lines of a file.
+    pub fn parse(&mut self, text: &str) {
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
             match line.split_once('=') {
                 Some((key, value)) => {
@@ -60,24 +68,26 @@ impl Source {
         self.problem.get_or_insert(problem);
     }
 
-    /// The value of `key`, if it is set.
-    pub fn take(&mut self, key: &str) -> Option<String> {
+    /// The value of `key`, if it is set; `default` is what README.md says of it.
+    pub fn take(&mut self, key: &str, default: &str) -> Option<String> {
+        self.asked.insert(key.to_owned(), default.to_owned());
         self.values.remove(key)
     }
 
-    /// Is there a value for `key`?
-    pub fn is_set(&self, key: &str) -> bool {
-        self.values.contains_key(key)
+    /// The keys that were asked for, with their defaults.
+    #[cfg(test)]
+    pub fn asked(&self) -> &BTreeMap<String, String> {
+        &self.asked
     }
 
     /// The value of `key`, or `default`.
     pub fn text(&mut self, key: &str, default: &str) -> String {
-        self.take(key).unwrap_or_else(|| default.to_owned())
+        self.take(key, default).unwrap_or_else(|| default.to_owned())
     }
 
     /// `on` or `off`.
     pub fn flag(&mut self, key: &str, default: bool) -> bool {
-        match self.take(key).as_deref() {
+        match self.take(key, if default { "on" } else { "off" }).as_deref() {
             None => default,
             Some("on" | "yes" | "true" | "1") => true,
             Some("off" | "no" | "false" | "0") => false,
@@ -91,7 +101,7 @@ impl Source {
     /// A list of functions.
     pub fn functions(&mut self, key: &str) -> Vec<Function> {
         let mut functions = Vec::new();
-        for name in list(&self.take(key).unwrap_or_default()) {
+        for name in list(&self.text(key, "")) {
             match function(&name) {
                 Some(function) => functions.push(function),
                 None => self.complain(format!("{key}: {name} is no PKCS#11 function")),
@@ -102,7 +112,8 @@ impl Source {
 
     /// A number, decimal or `0x`; `none` is the largest.
     pub fn number(&mut self, key: &str, default: u64) -> u64 {
-        let Some(text) = self.take(key) else { return default };
+        let said = if default == u64::MAX { "none".to_owned() } else { default.to_string() };
+        let Some(text) = self.take(key, &said) else { return default };
         let value = if text == "none" { Some(u64::MAX) } else { number(&text) };
         value.unwrap_or_else(|| {
             self.complain(format!("{key} = {text}: not a number"));
@@ -112,7 +123,7 @@ impl Source {
 
     /// A duration.
     pub fn duration(&mut self, key: &str, default: Duration) -> Duration {
-        let Some(text) = self.take(key) else { return default };
+        let Some(text) = self.take(key, &format!("{}us", default.as_micros())) else { return default };
         duration(&text).unwrap_or_else(|| {
             self.complain(format!("{key} = {text}: not a duration"));
             default
@@ -126,7 +137,7 @@ impl Source {
 
     /// One of a few words, as its position among them; the first is the default.
     pub fn choice(&mut self, key: &str, words: &[&str]) -> usize {
-        let Some(text) = self.take(key) else { return 0 };
+        let Some(text) = self.take(key, words[0]) else { return 0 };
         words.iter().position(|word| *word == text).unwrap_or_else(|| {
             self.complain(format!("{key} = {text}: one of {}", words.join(", ")));
             0
@@ -135,7 +146,7 @@ impl Source {
 
     /// `dir`, or beside SoftHSM2's token directory; made if need be, writable for servers' workers too.
     pub fn directory(&mut self) -> Option<PathBuf> {
-        let directory = match self.take("dir") {
+        let directory = match self.take("dir", "<tokendir>.standin") {
             Some(value) if value == "none" => return None,
             Some(value) => PathBuf::from(value),
             None => token_directory()?.with_extension("standin"),
@@ -236,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_misspelt_setting_is_a_problem_and_not_ignored() {
-        let mut source = Source { values: BTreeMap::new(), problem: None };
+        let mut source = Source::empty();
         source.parse("# comment\nrules = off\nLatency.C_Sign = 1ms\n");
         assert!(!source.flag("rules", true));
         assert!(source.finish().expect("left over").contains("latency_c_sign"));

@@ -142,6 +142,66 @@ fn rule_31_one_shot_every_nth_and_until_cleared() {
 }
 
 #[test]
+fn rule_31_every_named_fault_has_its_code() {
+    let settings = [("retry_backoff", "1ms"), ("busy_code", "0xb1"), ("key_unavailable_code", "0xb3")];
+    scenario(&settings, |hsm| {
+        let session = hsm.ready();
+        let (_, key) = hsm.pair(session, "k");
+        for (name, code) in [
+            ("function-failed", CKR_FUNCTION_FAILED),
+            ("device-error", CKR_DEVICE_ERROR),
+            ("device-memory", CKR_DEVICE_MEMORY),
+            ("device-removed", CKR_DEVICE_REMOVED),
+            ("general-error", CKR_GENERAL_ERROR),
+            ("hsm-replaced", CKR_DEVICE_ERROR),
+            ("throttled", CKR_SESSION_COUNT),
+            ("error code=0x82", CKR_OBJECT_HANDLE_INVALID),
+        ] {
+            hsm.control(&format!("{name} on=C_Sign"));
+            assert_eq!(hsm.sign(session, key, DATA), Err(code), "{name}");
+            assert!(hsm.sign(session, key, DATA).is_ok(), "{name}");
+        }
+        // A key that has not yet reached the HSM that the call landed on.
+        hsm.control("key-unavailable");
+        assert_eq!(hsm.sign(session, key, DATA), Err(CKR_SESSION_HANDLE_INVALID));
+        assert!(hsm.sign(session, key, DATA).is_ok());
+        hsm.control("block ms=20 code=0x30");
+        assert_eq!(hsm.sign(session, key, DATA), Err(CKR_DEVICE_ERROR));
+    });
+}
+
+#[test]
+fn rule_31_a_process_that_is_signing_is_struck_from_outside() {
+    scenario(&[], |hsm| {
+        let session = hsm.ready();
+        let (_, key) = hsm.pair(session, "k");
+        // SAFETY: the child uses the module as any child may, and leaves by _exit.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let session = hsm.ready();
+            let key = hsm.find_key(session, "k_private");
+            let code = loop {
+                if let Err(rv) = hsm.sign(session, key, DATA) {
+                    break rv as i32;
+                }
+            };
+            // SAFETY: as above.
+            unsafe { libc::_exit(code) };
+        }
+        let counts = hsm.standin_directory().join(format!("{pid}.counts"));
+        let end = Instant::now() + Duration::from_secs(20);
+        while !counts.exists() || hsm.counts(pid as u32).get("requests.C_Sign").is_none_or(|signs| *signs < 3)
+        {
+            assert!(Instant::now() < end);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        hsm.control("device-removed on=C_Sign once");
+        assert_eq!(wait_for(pid, Duration::from_secs(20)), Some(CKR_DEVICE_REMOVED as i32));
+        assert!(hsm.sign(session, key, DATA).is_ok());
+    });
+}
+
+#[test]
 fn rule_31_a_lost_session_is_gone_and_a_new_one_works() {
     scenario(&[], |hsm| {
         let (session, other) = (hsm.ready(), hsm.open());
@@ -149,6 +209,9 @@ fn rule_31_a_lost_session_is_gone_and_a_new_one_works() {
         hsm.control("session-lost on=C_Sign once");
         assert_eq!(hsm.sign(session, key, DATA), Err(CKR_SESSION_HANDLE_INVALID));
         assert_eq!(hsm.sign(session, key, DATA), Err(CKR_SESSION_HANDLE_INVALID));
+        let mut info = CK_TOKEN_INFO::default();
+        assert_eq!(c!(hsm, C_GetTokenInfo(SLOT, &mut info)), CKR_OK);
+        assert_eq!(info.ulSessionCount, 1);
         assert!(hsm.sign(other, key, DATA).is_ok());
         assert!(hsm.sign(hsm.open(), key, DATA).is_ok());
         hsm.control("session-lost now");

@@ -8,6 +8,59 @@ use cryptoki_sys::*;
 
 const DIGEST_INFO: &[u8] = b"thirty-five bytes stand for sha-1  ";
 
+/// CLOUDHSM.md 1.6, as far as SoftHSM2 has them, in order.
+fn cloudhsms_mechanisms() -> Vec<CK_MECHANISM_TYPE> {
+    let mut all = vec![
+        CKM_RSA_PKCS_KEY_PAIR_GEN,
+        CKM_RSA_X9_31_KEY_PAIR_GEN,
+        CKM_RSA_PKCS,
+        CKM_RSA_PKCS_PSS,
+        CKM_RSA_PKCS_OAEP,
+        CKM_RSA_X_509,
+        CKM_EC_KEY_PAIR_GEN,
+        CKM_ECDSA,
+        CKM_ECDH1_DERIVE,
+        CKM_GENERIC_SECRET_KEY_GEN,
+    ];
+    all.extend([CKM_SHA1_RSA_PKCS, CKM_SHA224_RSA_PKCS, CKM_SHA256_RSA_PKCS, CKM_SHA384_RSA_PKCS]);
+    all.extend([CKM_SHA512_RSA_PKCS, CKM_SHA1_RSA_PKCS_PSS, CKM_SHA224_RSA_PKCS_PSS]);
+    all.extend([CKM_SHA256_RSA_PKCS_PSS, CKM_SHA384_RSA_PKCS_PSS, CKM_SHA512_RSA_PKCS_PSS]);
+    all.extend([CKM_SHA_1, CKM_SHA224, CKM_SHA256, CKM_SHA384, CKM_SHA512]);
+    all.extend([CKM_SHA_1_HMAC, CKM_SHA224_HMAC, CKM_SHA256_HMAC, CKM_SHA384_HMAC, CKM_SHA512_HMAC]);
+    all.extend([CKM_AES_KEY_GEN, CKM_AES_CBC, CKM_AES_CBC_PAD, CKM_AES_CTR, CKM_AES_ECB, CKM_AES_GCM]);
+    all.extend([CKM_AES_CMAC, CKM_AES_KEY_WRAP, CKM_AES_KEY_WRAP_PAD]);
+    all.extend([CKM_DES3_KEY_GEN, CKM_DES3_CBC, CKM_DES3_CBC_PAD, CKM_DES3_ECB]);
+    all.sort_unstable();
+    all
+}
+
+#[test]
+fn rule_12_in_fips_mode_there_is_no_triple_des_and_no_encryption_with_pkcs_1_padding() {
+    let des3 = |hsm: &Hsm, session| {
+        let (mut generate, mut key) = (mechanism(CKM_DES3_KEY_GEN), 0);
+        let attributes = [flag(CKA_ENCRYPT, true)];
+        let mut template = raw(&attributes);
+        c!(hsm, C_GenerateKey(session, &mut generate, template.as_mut_ptr(), 1, &mut key))
+    };
+    let encrypt = |hsm: &Hsm, session| {
+        let (public, private) = ([flag(CKA_ENCRYPT, true), bits(2048)], [flag(CKA_SIGN, true)]);
+        let (public, private) = hsm.generate(session, &public, &private).expect("pair");
+        assert!(hsm.sign(session, private, DIGEST_INFO).is_ok());
+        let mut plain = mechanism(CKM_RSA_PKCS);
+        c!(hsm, C_EncryptInit(session, &mut plain, public))
+    };
+    scenario(&[], move |hsm| {
+        let session = hsm.ready();
+        assert_eq!([des3(hsm, session), encrypt(hsm, session)], [CKR_OK; 2]);
+    });
+    scenario(&[("fips", "on")], move |hsm| {
+        let session = hsm.ready();
+        assert_eq!([des3(hsm, session), encrypt(hsm, session)], [CKR_MECHANISM_INVALID; 2]);
+        let mut info = CK_MECHANISM_INFO::default();
+        assert_eq!(c!(hsm, C_GetMechanismInfo(SLOT, CKM_DES3_CBC, &mut info)), CKR_MECHANISM_INVALID);
+    });
+}
+
 #[test]
 fn rule_12_mechanisms_are_cloudhsms_and_rsa_is_2048_to_4096() {
     scenario(&[], |hsm| {
@@ -17,23 +70,9 @@ fn rule_12_mechanisms_are_cloudhsms_and_rsa_is_2048_to_4096() {
         let all = count;
         assert_eq!(c!(hsm, C_GetMechanismList(SLOT, list.as_mut_ptr(), &mut count)), CKR_OK);
         assert_eq!(count, all);
-        let list = &list[..count as usize];
-        for offered in [
-            CKM_RSA_PKCS_KEY_PAIR_GEN,
-            CKM_RSA_X9_31_KEY_PAIR_GEN,
-            CKM_RSA_PKCS,
-            CKM_RSA_PKCS_PSS,
-            CKM_RSA_X_509,
-            CKM_RSA_PKCS_OAEP,
-            CKM_SHA1_RSA_PKCS,
-            CKM_SHA512_RSA_PKCS_PSS,
-            CKM_ECDSA,
-        ] {
-            assert!(list.contains(&offered), "{offered:#x}");
-        }
-        for absent in [CKM_MD5, CKM_MD5_RSA_PKCS, CKM_DSA, CKM_DES_CBC, CKM_DH_PKCS_DERIVE] {
-            assert!(!list.contains(&absent), "{absent:#x}");
-        }
+        let mut list = list[..count as usize].to_vec();
+        list.sort_unstable();
+        assert_eq!(list, cloudhsms_mechanisms());
         let mut info = CK_MECHANISM_INFO::default();
         assert_eq!(c!(hsm, C_GetMechanismInfo(SLOT, CKM_RSA_PKCS, &mut info)), CKR_OK);
         assert_eq!((info.ulMinKeySize, info.ulMaxKeySize), (2048, 4096));
@@ -82,6 +121,46 @@ fn rule_14_rsa_pkcs_is_single_part_only() {
         assert_eq!(c!(hsm, C_SignFinal(session, out.as_mut_ptr(), &mut length)), CKR_OK);
         assert_eq!(c!(hsm, C_SignInit(session, &mut hashing, key)), CKR_OK);
         assert_eq!(hsm.sign_only(session, DIGEST_INFO).expect("signature"), out);
+    });
+}
+
+#[test]
+fn rule_14_pss_is_single_part_only_too_and_the_code_can_be_set() {
+    scenario(&[("single_part_code", "0x70")], |hsm| {
+        let session = hsm.ready();
+        let (_, key) = hsm.pair(session, "k");
+        let mut parameters = CK_RSA_PKCS_PSS_PARAMS { hashAlg: CKM_SHA256, mgf: CKG_MGF1_SHA256, sLen: 32 };
+        let mut pss = CK_MECHANISM {
+            mechanism: CKM_RSA_PKCS_PSS,
+            pParameter: (&raw mut parameters).cast(),
+            ulParameterLen: size_of_val(&parameters) as CK_ULONG,
+        };
+        let mut digest = [7; 32];
+        assert_eq!(c!(hsm, C_SignInit(session, &mut pss, key)), CKR_OK);
+        assert_eq!(c!(hsm, C_SignUpdate(session, digest.as_mut_ptr(), 32)), CKR_MECHANISM_INVALID);
+        assert_eq!(c!(hsm, C_SignInit(session, &mut pss, key)), CKR_OK);
+        assert_eq!(hsm.sign_only(session, &digest).map(|signature| signature.len()), Ok(256));
+    });
+}
+
+#[test]
+fn rules_13_15_18_22_27_the_guessed_codes_can_be_set() {
+    let settings = [
+        ("keygen_code", "0x6"),
+        ("data_length_code", "0x20"),
+        ("absent_code", "0x51"),
+        ("empty_label_code", "0x7"),
+        ("keys_on_one_hsm", "alone_private"),
+        ("key_unavailable_code", "0x60"),
+    ];
+    scenario(&settings, |hsm| {
+        let session = hsm.ready();
+        let ((_, key), (_, alone)) = (hsm.pair(session, "k"), hsm.pair(session, "alone"));
+        assert_eq!(hsm.generate(session, &[bits(1024)], &[]), Err(CKR_FUNCTION_FAILED));
+        assert_eq!(hsm.sign(session, key, &[1; 246]), Err(CKR_DATA_INVALID));
+        assert_eq!(c!(hsm, C_GetFunctionStatus(session)), CKR_FUNCTION_NOT_PARALLEL);
+        assert_eq!(hsm.find(session, &[text(CKA_LABEL, "")]), Err(CKR_ARGUMENTS_BAD));
+        assert_eq!(hsm.sign(session, alone, DIGEST_INFO), Err(CKR_KEY_HANDLE_INVALID));
     });
 }
 
@@ -148,7 +227,12 @@ fn rule_18_functions_that_cloudhsm_does_not_offer() {
         assert_eq!(c!(hsm, C_SignRecoverInit(session, &mut plain, key)), none);
         assert_eq!(c!(hsm, C_SignRecover(session, data, 8, data, &mut length)), none);
         assert_eq!(c!(hsm, C_VerifyRecoverInit(session, &mut plain, key)), none);
+        assert_eq!(c!(hsm, C_VerifyRecover(session, data, 8, data, &mut length)), none);
         assert_eq!(c!(hsm, C_DigestKey(session, key)), none);
+        assert_eq!(c!(hsm, C_DecryptDigestUpdate(session, data, 8, data, &mut length)), none);
+        assert_eq!(c!(hsm, C_DecryptVerifyUpdate(session, data, 8, data, &mut length)), none);
+        assert_eq!(c!(hsm, C_GetFunctionStatus(session)), none);
+        assert_eq!(c!(hsm, C_CancelFunction(session)), none);
         assert_eq!(c!(hsm, C_DigestEncryptUpdate(session, data, 8, data, &mut length)), none);
         assert_eq!(c!(hsm, C_SignEncryptUpdate(session, data, 8, data, &mut length)), none);
         assert_eq!(c!(hsm, C_WaitForSlotEvent(CKF_DONT_BLOCK, &mut handle, null_mut())), none);
@@ -195,6 +279,24 @@ fn rule_19_21_an_attribute_that_is_not_in_the_tables_leaves_the_others_filled() 
         let mut short =
             CK_ATTRIBUTE { type_: CKA_MODULUS, pValue: small.as_mut_ptr().cast(), ulValueLen: 16 };
         assert_eq!(c!(hsm, C_GetAttributeValue(session, key, &mut short, 1)), CKR_BUFFER_TOO_SMALL);
+    });
+}
+
+#[test]
+fn rule_19_the_public_half_says_its_size_and_nothing_of_the_private_ones_uses() {
+    scenario(&[], |hsm| {
+        let session = hsm.ready();
+        let (public, private) = hsm.pair(session, "k");
+        assert_eq!(hsm.attribute(session, public, CKA_MODULUS_BITS), Ok(2048u64.to_ne_bytes().to_vec()));
+        assert_eq!(hsm.attribute(session, public, CKA_MODULUS), hsm.attribute(session, private, CKA_MODULUS));
+        assert_eq!(hsm.attribute(session, public, CKA_VERIFY), Ok(vec![1]));
+        assert_eq!(hsm.attribute(session, private, CKA_SIGN), Ok(vec![1]));
+        for (key, none) in [(public, CKA_SIGN), (public, CKA_SENSITIVE), (public, CKA_PRIVATE_EXPONENT)] {
+            assert_eq!(hsm.attribute(session, key, none), Err(CKR_ATTRIBUTE_TYPE_INVALID), "{none:#x}");
+        }
+        for none in [CKA_VERIFY, CKA_ENCRYPT, CKA_WRAP, CKA_TRUSTED] {
+            assert_eq!(hsm.attribute(session, private, none), Err(CKR_ATTRIBUTE_TYPE_INVALID), "{none:#x}");
+        }
     });
 }
 
@@ -388,6 +490,27 @@ fn rule_35_certificates_are_seen_before_login_and_throttled() {
         let reads: Vec<_> = (0..4).map(|_| hsm.attribute(session, object, CKA_LABEL).err()).collect();
         assert!(reads.contains(&Some(CKR_DEVICE_ERROR)), "{reads:?}");
         assert_eq!(hsm.find(session, &[]), Err(CKR_FUNCTION_FAILED));
+    });
+}
+
+#[test]
+fn rule_18_and_35_a_certificate_can_be_given_another_label_and_a_key_cannot() {
+    scenario(&[("certificates", "on")], |hsm| {
+        let session = hsm.ready();
+        let (_, key) = hsm.pair(session, "k");
+        let (attributes, mut object) = (certificate(), 0);
+        let mut template = raw(&attributes);
+        let rv =
+            c!(hsm, C_CreateObject(session, template.as_mut_ptr(), template.len() as CK_ULONG, &mut object));
+        assert_eq!(rv, CKR_OK);
+        let new = [text(CKA_LABEL, "new")];
+        let mut label = raw(&new);
+        assert_eq!(
+            c!(hsm, C_SetAttributeValue(session, key, label.as_mut_ptr(), 1)),
+            CKR_FUNCTION_NOT_SUPPORTED
+        );
+        assert_eq!(c!(hsm, C_SetAttributeValue(session, object, label.as_mut_ptr(), 1)), CKR_OK);
+        assert_eq!(hsm.attribute(session, object, CKA_LABEL), Ok(b"new".to_vec()));
     });
 }
 

@@ -34,6 +34,15 @@ fn rule_1_one_slot_with_a_number_above_32_bits_and_the_label_hsm1() {
 }
 
 #[test]
+fn rule_1_other_tokens_are_hidden() {
+    scenario_on(&["alpha", "beta"], &[], |hsm| {
+        assert_eq!(hsm.initialize(), CKR_OK);
+        assert_eq!(slots(hsm), [SLOT]);
+        assert_eq!(hsm.open_on(SLOT + 1), Err(CKR_SLOT_ID_INVALID));
+    });
+}
+
+#[test]
 fn rule_1_two_clusters_are_two_slots_with_logins_of_their_own() {
     scenario_on(&["alpha", "beta"], &[("token", "beta, alpha"), ("label", "one, two")], |hsm| {
         assert_eq!(hsm.initialize(), CKR_OK);
@@ -155,6 +164,37 @@ fn rule_7_the_pin_is_user_and_password_within_their_lengths() {
 }
 
 #[test]
+fn rule_7_a_pin_outside_the_lengths_is_never_compared() {
+    scenario(&[("pin_syntax_code", "7"), ("lockout", "none")], |hsm| {
+        assert_eq!(hsm.initialize(), CKR_OK);
+        let session = hsm.open();
+        let pin = |name: usize, password: usize| format!("{}:{}", "u".repeat(name), "p".repeat(password));
+        for malformed in ["password1", "", &pin(0, 8), &pin(32, 8), &pin(3, 7), &pin(3, 33)] {
+            assert_eq!(hsm.login(session, malformed), CKR_ARGUMENTS_BAD, "{malformed}");
+        }
+        // The colon of a password is not the user's.
+        for wrong in [&pin(1, 8), &pin(31, 32), "cu1:pass:word"] {
+            assert_eq!(hsm.login(session, wrong), CKR_PIN_INCORRECT, "{wrong}");
+        }
+        assert_eq!(hsm.login(session, PIN), CKR_OK);
+    });
+}
+
+#[test]
+fn rule_7_the_number_of_tries_and_the_guessed_codes_can_be_set() {
+    let settings = [("lockout", "2"), ("lockout_code", "0x05"), ("user_type_code", "0x07")];
+    scenario(&settings, |hsm| {
+        assert_eq!(hsm.initialize(), CKR_OK);
+        let session = hsm.open();
+        let mut pin = PIN.as_bytes().to_vec();
+        assert_eq!(c!(hsm, C_Login(session, CKU_SO, pin.as_mut_ptr(), 13)), CKR_ARGUMENTS_BAD);
+        let logins = ["cu1:wrong-password", "cu1:wrong-password", PIN, "cu2:wrong-password"];
+        let answers = logins.map(|pin| hsm.login(session, pin));
+        assert_eq!(answers, [CKR_PIN_INCORRECT, CKR_PIN_INCORRECT, CKR_GENERAL_ERROR, CKR_PIN_INCORRECT]);
+    });
+}
+
+#[test]
 fn rule_7_users_of_the_settings_have_passwords_that_softhsm_does_not_know() {
     scenario(&[("users", "app:tls-password=cu1:password1, other:long-enough=cu1:password1")], |hsm| {
         assert_eq!(hsm.initialize(), CKR_OK);
@@ -265,6 +305,27 @@ fn rule_9_no_key_is_seen_before_login_and_public_halves_are_private_too() {
 }
 
 #[test]
+fn rule_9_a_public_half_that_softhsm_shows_to_everybody_is_hidden_until_login() {
+    scenario(&[], |hsm| {
+        let made = std::process::Command::new("pkcs11-tool")
+            .args(["--module", "/usr/lib/softhsm/libsofthsm2.so", "--token-label", "alpha", "--login"])
+            .args(["--pin", PIN, "--keypairgen", "--key-type", "rsa:2048", "--label", "outside"])
+            .output()
+            .expect("pkcs11-tool");
+        assert!(made.status.success(), "{made:?}");
+        assert_eq!(hsm.initialize(), CKR_OK);
+        let session = hsm.open();
+        assert_eq!(hsm.find(session, &[]), Ok(vec![]));
+        assert_eq!(hsm.login(session, PIN), CKR_OK);
+        let found = hsm.find(session, &[flag(CKA_PRIVATE, true)]).expect("search");
+        assert_eq!(found.len(), 2);
+        for key in found {
+            assert_eq!(hsm.attribute(session, key, CKA_PRIVATE), Ok(vec![1]));
+        }
+    });
+}
+
+#[test]
 fn rule_10_the_session_too_many_is_refused_and_a_closed_one_makes_room() {
     scenario(&[("sessions", "4")], |hsm| {
         assert_eq!(hsm.initialize(), CKR_OK);
@@ -300,6 +361,19 @@ fn rule_11_the_process_too_many_is_refused_until_another_ends() {
 }
 
 #[test]
+fn rule_11_the_refusal_can_come_at_login_and_with_another_code() {
+    let settings = [("processes", "1"), ("processes_refused_at", "login"), ("processes_code", "0x31")];
+    scenario(&settings, |hsm| {
+        hsm.ready();
+        let child = in_child(std::time::Duration::from_secs(20), || {
+            assert_eq!(hsm.initialize(), CKR_OK);
+            hsm.login(hsm.open(), PIN) as i32
+        });
+        assert_eq!(child, Some(CKR_DEVICE_MEMORY as i32));
+    });
+}
+
+#[test]
 fn rule_25_a_session_key_dies_with_its_session_and_serves_others_until_then() {
     scenario(&[], |hsm| {
         let (maker, user) = (hsm.ready(), hsm.open());
@@ -326,5 +400,22 @@ fn rule_32_handles_are_large_random_and_new_after_each_login() {
             assert_eq!(hsm.attribute(session, key, CKA_MODULUS), Err(CKR_OBJECT_HANDLE_INVALID));
         }
         assert!((0..10).all(|_| seen.insert(hsm.open())));
+        let mut all: Vec<_> = seen.into_iter().collect();
+        all.sort_unstable();
+        assert!(all.windows(2).all(|pair| pair[1] - pair[0] > 1 << 20), "{all:x?}");
+    });
+}
+
+#[test]
+fn rule_32_another_process_has_other_handles_for_the_same_key() {
+    scenario(&[], |hsm| {
+        let session = hsm.ready();
+        let (_, key) = hsm.pair(session, "k");
+        let child = in_child(std::time::Duration::from_secs(20), || {
+            let session = hsm.ready();
+            assert_eq!(hsm.sign(session, key, b"x"), Err(CKR_KEY_HANDLE_INVALID));
+            i32::from(hsm.find_key(session, "k_private") == key)
+        });
+        assert_eq!(child, Some(0));
     });
 }
