@@ -47,6 +47,8 @@ unsafe impl Sync for Module {}
 #[derive(Default)]
 struct State {
     initialised: Shared<Arc<Instance>>,
+    /// The last one, which is still good where C_Initialize says that nothing was lost.
+    last: Mutex<Option<Arc<Instance>>>,
     call: Mutex<()>,
 }
 
@@ -165,19 +167,25 @@ impl Module {
             self.alone.store(true, Ordering::Relaxed);
             result = self.c_initialize(0);
         }
+        let last = || self.state.get().last.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
-            Ok(()) => Ok(Arc::default()),
-            // Somebody else in this process uses the module too.
+            Ok(()) => {}
+            // Nothing was lost, or somebody else in this process uses the module too.
             Err(Failed { rv: CKR_CRYPTOKI_ALREADY_INITIALIZED, .. }) => {
+                if let Some(instance) = &*last() {
+                    return Ok(Arc::clone(instance));
+                }
                 // Or it is what a child has inherited and cannot use.
                 if fork::is_child() && self.slot_ids().is_err() {
                     self.c_finalize();
                     self.c_initialize(CKF_OS_LOCKING_OK)?;
                 }
-                Ok(Arc::default())
             }
-            Err(failed) => Err(failed),
+            Err(failed) => return Err(failed),
         }
+        let instance = Arc::default();
+        *last() = Some(Arc::clone(&instance));
+        Ok(instance)
     }
 
     fn c_initialize(&self, flags: CK_FLAGS) -> Result<(), Failed> {

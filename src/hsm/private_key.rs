@@ -99,13 +99,21 @@ impl PrivateKey {
         ladder: &Ladder,
         seen: &mut search::Seen,
     ) -> Result<usize, Trouble> {
-        let (binding, epoch) = self.bound(ladder, seen)?;
-        seen.instance = Some(binding.instance);
-        seen.login = binding.login.map(|epoch| (Arc::clone(&binding.slot), epoch));
-        seen.binding = Some(epoch);
+        let (binding, session) = loop {
+            let (binding, epoch) = self.bound(ladder, seen)?;
+            let slot = &binding.slot;
+            seen.instance = Some(binding.instance);
+            seen.login = binding.login.map(|epoch| (Arc::clone(slot), epoch));
+            seen.binding = Some(epoch);
+            let limit = self.0.hsm.settings().max_sessions;
+            let session = slot.pool.take(slot.module(), slot.id(), limit, ladder.deadline())?;
+            // Opening one takes its time, in which another thread may have met a loss: it would only be met again.
+            if binding.stands() {
+                break (binding, session);
+            }
+            slot.pool.put(session);
+        };
         let (slot, module) = (&binding.slot, binding.slot.module());
-        let session =
-            slot.pool.take(module, slot.id(), self.0.hsm.settings().max_sessions, ladder.deadline())?;
         let result = request.sign(module, session, binding.handle);
         match &result {
             Ok(_) => slot.pool.put(session),

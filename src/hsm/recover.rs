@@ -95,11 +95,11 @@ fn meaning(rv: CK_RV) -> Meaning {
 /// What becomes of a session after a call in it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It is as good as before: it was the key or the login that was refused.
+    /// It is as good as before: it was the key or the login that was refused, and nothing was begun.
     Keep,
     /// The HSM does not know it any more.
     Dead,
-    /// It is closed: what state it is in is not known.
+    /// It is closed: what was begun in it is not known, and a CloudHSM signs nonsense in a session whose calls are out of order.
     Close,
 }
 
@@ -110,9 +110,7 @@ pub(super) fn session_fate(rv: CK_RV) -> Fate {
         | CKR_SESSION_CLOSED
         | CKR_CRYPTOKI_NOT_INITIALIZED
         | CKR_DEVICE_REMOVED
-        | CKR_DEVICE_ERROR
-        | CKR_TOKEN_NOT_PRESENT
-        | CKR_GENERAL_ERROR => Fate::Dead,
+        | CKR_TOKEN_NOT_PRESENT => Fate::Dead,
         _ => Fate::Close,
     }
 }

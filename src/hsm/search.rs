@@ -303,7 +303,7 @@ impl Visit<'_> {
     }
 
     /// The private keys, and the login under which they were found. Without a login there are none, and a login that was lost
-    /// does not always say so: where nothing is found under an older one, it is made again.
+    /// does not always say so: where nothing is found under an older one, or while things are being lost, it is made again.
     fn find_private(
         &self,
         slot: &Arc<Slot>,
@@ -325,7 +325,7 @@ impl Visit<'_> {
         };
         let found = object::find(slot.module(), session, &mut template())?;
         let (epoch, now) = login;
-        if !found.is_empty() || now {
+        if !found.is_empty() || now && seen.failures == 0 {
             return Ok((found, login));
         }
         slot.lose_login(epoch);

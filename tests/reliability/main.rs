@@ -60,21 +60,23 @@ fn results(text: &str) -> [u32; 3] {
 #[test]
 fn a_fault_in_every_twentieth_call_loses_no_signature() {
     let (threads, count) = (16, scaled(60, 1000));
+    let (mut faults, mut extra) = (0, 0);
     for seed in 1..=scaled(2, 5) {
         let (hsm, key) = hsm(CLOUDHSM);
         control(&hsm, &format!("mixed percent=5 seed={seed}"));
         let outcome = stress(&hsm, &key, &["threads", "shared", "16", &count.to_string()]).run();
         assert_eq!(results(outcome.text()), [threads * count, 0, 0], "seed {seed}: {outcome}");
         let counts = hsm.recorder.counts();
-        let faults = counts.get("faults");
-        assert!(faults > u64::from(count) / 2, "seed {seed}: only {faults} faults");
+        assert!(counts.get("faults") > u64::from(count), "seed {seed}: only {} faults", counts.get("faults"));
+        assert_eq!(counts.get("session_violations"), 0);
         // A session for each thread, one login and one search are needed without any fault.
         let needed = 2 * u64::from(threads * count) + u64::from(threads) + 8;
-        let extra = counts.requests().saturating_sub(needed);
-        assert!(extra <= 8 * faults, "seed {seed}: {extra} more requests for {faults} faults");
-        assert_eq!(counts.get("session_violations"), 0);
-        eprintln!("seed {seed}: {faults} faults, {:.2} more requests for each", extra as f64 / faults as f64);
+        faults += counts.get("faults");
+        extra += counts.requests().saturating_sub(needed);
     }
+    // A loss of the login or of the module is one fault, and sixteen threads meet it: each of them in a request that fails.
+    eprintln!("{:.2} more requests for each of {faults} faults", extra as f64 / faults as f64);
+    assert!(extra <= 8 * faults, "{extra} more requests for {faults} faults");
 }
 
 #[test]
