@@ -23,156 +23,166 @@ fn same(hsm: &Hsm, key: &Key, arguments: &[&str]) -> Vec<u8> {
 
 #[test]
 fn every_digest_gives_the_software_keys_pkcs1_signature() {
-    let hsm = Hsm::new();
-    let key = hsm.import_rsa(2048, "digests");
-    hsm.token.write("document", "some octets");
-    for digest in [
-        "-md5",
-        "-sha1",
-        "-sha224",
-        "-sha256",
-        "-sha384",
-        "-sha512",
-        "-sha512-224",
-        "-sha512-256",
-        "-sha3-224",
-        "-sha3-256",
-        "-sha3-384",
-        "-sha3-512",
-        "-ripemd160",
-        "-md5-sha1",
-    ] {
-        same(&hsm, &key, &["dgst", digest, "-sign", "KEY", "document"]);
+    for hsm in [Hsm::new(), Hsm::cloudhsm()] {
+        let key = hsm.import_rsa(2048, "digests");
+        hsm.token.write("document", "some octets");
+        for digest in [
+            "-md5",
+            "-sha1",
+            "-sha224",
+            "-sha256",
+            "-sha384",
+            "-sha512",
+            "-sha512-224",
+            "-sha512-256",
+            "-sha3-224",
+            "-sha3-256",
+            "-sha3-384",
+            "-sha3-512",
+            "-ripemd160",
+            "-md5-sha1",
+        ] {
+            same(&hsm, &key, &["dgst", digest, "-sign", "KEY", "document"]);
+        }
     }
 }
 
 #[test]
 fn every_length_of_input_is_signed() {
-    let hsm = Hsm::new();
-    let key = hsm.import_rsa(2048, "lengths");
-    for length in [0, 1, 63, 64, 65, 16_384, 70_000, 3_000_000] {
-        hsm.token.write("document", vec![b'x'; length]);
-        same(&hsm, &key, &["dgst", "-sha256", "-sign", "KEY", "document"]);
-        same(&hsm, &key, &["dgst", "-sha1", "-sign", "KEY", "document"]);
+    for hsm in [Hsm::new(), Hsm::cloudhsm()] {
+        let key = hsm.import_rsa(2048, "lengths");
+        for length in [0, 1, 63, 64, 65, 16_384, 70_000, 3_000_000] {
+            hsm.token.write("document", vec![b'x'; length]);
+            same(&hsm, &key, &["dgst", "-sha256", "-sign", "KEY", "document"]);
+            same(&hsm, &key, &["dgst", "-sha1", "-sign", "KEY", "document"]);
+        }
     }
 }
 
 #[test]
 fn every_size_of_key_and_every_exponent_signs() {
-    let hsm = Hsm::new();
-    hsm.token.write("document", "some octets");
-    let with_exponent =
-        |bits, exponent: &str| Rsa::generate_with_e(bits, &BigNum::from_dec_str(exponent).unwrap()).unwrap();
-    let large = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/provider/rsa8192.pem")).unwrap();
-    let keys = [
-        with_exponent(1024, "65537"),
-        with_exponent(1031, "3"),
-        with_exponent(2048, "65541"),
-        with_exponent(2048, "18446744073709551557"),
-        with_exponent(3072, "17"),
-        with_exponent(4096, "65537"),
-        Rsa::private_key_from_pem(&large).unwrap(),
-    ];
-    for (number, rsa) in keys.into_iter().enumerate() {
-        let size = rsa.size() as usize;
-        let key = hsm.import_rsa_key(rsa, &format!("size-{number}"));
-        assert_eq!(same(&hsm, &key, &["dgst", "-sha256", "-sign", "KEY", "document"]).len(), size);
+    for hsm in [Hsm::new(), Hsm::cloudhsm()] {
+        hsm.token.write("document", "some octets");
+        let with_exponent = |bits, exponent: &str| {
+            Rsa::generate_with_e(bits, &BigNum::from_dec_str(exponent).unwrap()).unwrap()
+        };
+        let large =
+            fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/provider/rsa8192.pem")).unwrap();
+        let keys = [
+            with_exponent(1024, "65537"),
+            with_exponent(1031, "3"),
+            with_exponent(2048, "65541"),
+            with_exponent(2048, "18446744073709551557"),
+            with_exponent(3072, "17"),
+            with_exponent(4096, "65537"),
+            Rsa::private_key_from_pem(&large).unwrap(),
+        ];
+        for (number, rsa) in keys.into_iter().enumerate() {
+            let size = rsa.size() as usize;
+            let key = hsm.import_rsa_key(rsa, &format!("size-{number}"));
+            assert_eq!(same(&hsm, &key, &["dgst", "-sha256", "-sign", "KEY", "document"]).len(), size);
+        }
     }
 }
 
 #[test]
 fn a_uri_signs_and_puts_nothing_else_on_stdout() {
-    let hsm = Hsm::new();
-    let key = hsm.import_rsa(2048, "uri");
-    hsm.token.write("document", "some octets");
-    let software = Program::stock_openssl(["dgst", "-sha256", "-sign", &key.software_file, "document"]);
-    let software = software.current_dir(hsm.token.directory()).succeeds();
-    let by_uri = hsm.openssl(["dgst", "-sha256", "-sign", &key.uri, "document"]).succeeds();
-    assert_eq!(by_uri.stdout, software.stdout);
-    assert_eq!(by_uri.stderr, "");
+    for hsm in [Hsm::new(), Hsm::cloudhsm()] {
+        let key = hsm.import_rsa(2048, "uri");
+        hsm.token.write("document", "some octets");
+        let software = Program::stock_openssl(["dgst", "-sha256", "-sign", &key.software_file, "document"]);
+        let software = software.current_dir(hsm.token.directory()).succeeds();
+        let by_uri = hsm.openssl(["dgst", "-sha256", "-sign", &key.uri, "document"]).succeeds();
+        assert_eq!(by_uri.stdout, software.stdout);
+        assert_eq!(by_uri.stderr, "");
+    }
 }
 
 #[test]
 fn pss_signatures_verify_for_every_salt_length_and_mask() {
-    let hsm = Hsm::new();
-    let key = hsm.import_rsa(2048, "pss");
-    hsm.token.write("document", "some octets");
-    for (digest, salt, mask) in [
-        ("-sha256", "digest", "sha256"),
-        ("-sha256", "max", "sha256"),
-        ("-sha256", "auto", "sha256"),
-        ("-sha256", "0", "sha256"),
-        ("-sha256", "20", "sha256"),
-        ("-sha1", "digest", "sha1"),
-        ("-sha384", "digest", "sha384"),
-        ("-sha512", "max", "sha512"),
-        ("-sha256", "digest", "sha1"),
-        ("-sha512", "digest", "sha256"),
-        ("-sha3-256", "digest", "sha3-256"),
-    ] {
-        let (salt, mask) = (format!("rsa_pss_saltlen:{salt}"), format!("rsa_mgf1_md:{mask}"));
-        let options = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", &salt, "-sigopt", &mask];
-        let sign = ["dgst", digest, "-sign", &key.file, "-out", "signature"];
-        hsm.openssl(sign.iter().chain(&options).chain(&["document"])).succeeds();
-        let verify = ["dgst", digest, "-verify", &key.public_file, "-signature", "signature"];
-        let verify = Program::stock_openssl(verify.iter().chain(&options).chain(&["document"]));
-        verify.current_dir(hsm.token.directory()).succeeds();
+    for hsm in [Hsm::new(), Hsm::cloudhsm()] {
+        let key = hsm.import_rsa(2048, "pss");
+        hsm.token.write("document", "some octets");
+        for (digest, salt, mask) in [
+            ("-sha256", "digest", "sha256"),
+            ("-sha256", "max", "sha256"),
+            ("-sha256", "auto", "sha256"),
+            ("-sha256", "0", "sha256"),
+            ("-sha256", "20", "sha256"),
+            ("-sha1", "digest", "sha1"),
+            ("-sha384", "digest", "sha384"),
+            ("-sha512", "max", "sha512"),
+            ("-sha256", "digest", "sha1"),
+            ("-sha512", "digest", "sha256"),
+            ("-sha3-256", "digest", "sha3-256"),
+        ] {
+            let (salt, mask) = (format!("rsa_pss_saltlen:{salt}"), format!("rsa_mgf1_md:{mask}"));
+            let options = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", &salt, "-sigopt", &mask];
+            let sign = ["dgst", digest, "-sign", &key.file, "-out", "signature"];
+            hsm.openssl(sign.iter().chain(&options).chain(&["document"])).succeeds();
+            let verify = ["dgst", digest, "-verify", &key.public_file, "-signature", "signature"];
+            let verify = Program::stock_openssl(verify.iter().chain(&options).chain(&["document"]));
+            verify.current_dir(hsm.token.directory()).succeeds();
+        }
     }
 }
 
 #[test]
 fn pkeyutl_signs_digests_raw_input_and_unpadded_blocks() {
-    let hsm = Hsm::new();
-    let key = hsm.import_rsa(2048, "pkeyutl");
-    hsm.token.write("hash", [7; 32]);
-    hsm.token.write("short", "any text");
-    hsm.token.write("block", [&[0][..], &[0x5a; 255]].concat());
-    let sign = ["pkeyutl", "-sign", "-inkey", "KEY", "-in"];
-    for options in [
-        &["hash", "-pkeyopt", "digest:sha256"][..],
-        &["short"],
-        &["short", "-rawin", "-digest", "sha256"],
-        &["short", "-rawin", "-digest", "sha1"],
-    ] {
-        same(&hsm, &key, &[&sign[..], options].concat());
+    for hsm in [Hsm::new(), Hsm::cloudhsm()] {
+        let key = hsm.import_rsa(2048, "pkeyutl");
+        hsm.token.write("hash", [7; 32]);
+        hsm.token.write("short", "any text");
+        hsm.token.write("block", [&[0][..], &[0x5a; 255]].concat());
+        let sign = ["pkeyutl", "-sign", "-inkey", "KEY", "-in"];
+        for options in [
+            &["hash", "-pkeyopt", "digest:sha256"][..],
+            &["short"],
+            &["short", "-rawin", "-digest", "sha256"],
+            &["short", "-rawin", "-digest", "sha1"],
+        ] {
+            same(&hsm, &key, &[&sign[..], options].concat());
+        }
+        // pkeyutl signs nothing that is longer than a digest.
+        same(&hsm, &key, &["rsautl", "-sign", "-raw", "-inkey", "KEY", "-in", "block"]);
     }
-    // pkeyutl signs nothing that is longer than a digest.
-    same(&hsm, &key, &["rsautl", "-sign", "-raw", "-inkey", "KEY", "-in", "block"]);
 }
 
 #[test]
 fn what_cannot_be_signed_is_an_error_and_no_signature() {
-    let hsm = Hsm::new();
-    let key = hsm.import_rsa(2048, "refused");
-    hsm.token.write("hash", [7; 32]);
-    hsm.token.write("long", [7; 300]);
-    let sign = ["pkeyutl", "-sign", "-inkey", &key.file, "-in"];
-    for options in [
-        // PSS without a digest.
-        &["hash", "-pkeyopt", "rsa_padding_mode:pss"][..],
-        &["hash", "-pkeyopt", "digest:sha1"],
-        &["hash", "-pkeyopt", "rsa_padding_mode:none"],
-    ] {
-        hsm.openssl([&sign[..], options].concat()).fails();
+    for hsm in [Hsm::new(), Hsm::cloudhsm()] {
+        let key = hsm.import_rsa(2048, "refused");
+        hsm.token.write("hash", [7; 32]);
+        hsm.token.write("long", [7; 300]);
+        let sign = ["pkeyutl", "-sign", "-inkey", &key.file, "-in"];
+        for options in [
+            // PSS without a digest.
+            &["hash", "-pkeyopt", "rsa_padding_mode:pss"][..],
+            &["hash", "-pkeyopt", "digest:sha1"],
+            &["hash", "-pkeyopt", "rsa_padding_mode:none"],
+        ] {
+            hsm.openssl([&sign[..], options].concat()).fails();
+        }
+        hsm.openssl(["rsautl", "-sign", "-raw", "-inkey", &key.file, "-in", "long"]).fails();
+        hsm.openssl(["rsautl", "-sign", "-inkey", &key.file, "-in", "long"]).fails();
+        assert_eq!(hsm.recorder.counts().get("calls.C_Sign"), 0);
     }
-    hsm.openssl(["rsautl", "-sign", "-raw", "-inkey", &key.file, "-in", "long"]).fails();
-    hsm.openssl(["rsautl", "-sign", "-inkey", &key.file, "-in", "long"]).fails();
-    assert_eq!(hsm.recorder.counts().get("calls.C_Sign"), 0);
 }
 
 #[test]
 fn fresh_reused_and_duplicated_contexts_sign_alike() {
-    let hsm = Hsm::new();
-    let key = hsm.import_rsa(2048, "contexts");
-    let software = Program::new(c_program("signer"), ["fresh", &key.software_file, "5"]).succeeds();
-    assert_eq!(software.text().lines().count(), 5);
-    for way in ["fresh", "reused", "duplicated", "oneshot"] {
-        let outcome = hsm.program(c_program("signer"), [way, &key.file, "5"]).run();
-        // What a version of OpenSSL does not do with a software key it need not do with ours.
-        let allowed = Program::new(c_program("signer"), [way, &key.software_file, "5"]).run().status;
-        assert_eq!(outcome.status, allowed, "{outcome}");
-        if allowed.success() {
-            assert_eq!(outcome.text(), software.text(), "{way}");
+    for hsm in [Hsm::new(), Hsm::cloudhsm()] {
+        let key = hsm.import_rsa(2048, "contexts");
+        let software = Program::new(c_program("signer"), ["fresh", &key.software_file, "5"]).succeeds();
+        assert_eq!(software.text().lines().count(), 5);
+        for way in ["fresh", "reused", "duplicated", "oneshot"] {
+            let outcome = hsm.program(c_program("signer"), [way, &key.file, "5"]).run();
+            // What a version of OpenSSL does not do with a software key it need not do with ours.
+            let allowed = Program::new(c_program("signer"), [way, &key.software_file, "5"]).run().status;
+            assert_eq!(outcome.status, allowed, "{outcome}");
+            if allowed.success() {
+                assert_eq!(outcome.text(), software.text(), "{way}");
+            }
         }
     }
 }

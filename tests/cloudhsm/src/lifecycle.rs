@@ -62,7 +62,7 @@ fn connect(call: &Call) -> Answer {
     if counts && !process.shared.enter_client(process.settings.processes) {
         return Err(process.settings.processes_code);
     }
-    let answer = startup::start(process).and_then(|()| slots::connect(call));
+    let answer = startup::one_at_a_time(|| startup::start(process).and_then(|()| slots::connect(call)));
     if answer.is_err() {
         process.shared.leave_client();
     }

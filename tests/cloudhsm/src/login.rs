@@ -89,8 +89,8 @@ fn is_right(call: &Call, slot: &Slot, pin: &[u8]) -> Result<bool, CK_RV> {
     if let Some(accepted) = &*slot.accepted.lock().unwrap_or_else(PoisonError::into_inner) {
         return Ok(*accepted == inner);
     }
-    let length = inner.len() as CK_ULONG;
-    match startup::alone(|| ask!(C_Login(slot.keeper, CKU_USER, inner.as_mut_ptr(), length))) {
+    let pin = (inner.as_mut_ptr(), inner.len() as CK_ULONG);
+    match startup::one_at_a_time(|| ask!(C_Login(slot.keeper, CKU_USER, pin.0, pin.1))) {
         Ok(()) => {
             *slot.accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(inner);
             Ok(true)

@@ -1,6 +1,8 @@
-//! The start of SoftHSM2 in a process and its logins, one process at a time: by itself it fails now and then when several start at once.
+//! The start of SoftHSM2 in a process and its logins, one process at a time: by themselves they fail now and then when several
+//! processes start at once.
 
 use std::{
+    cell::Cell,
     fs::File,
     os::fd::AsRawFd,
     ptr::null_mut,
@@ -22,7 +24,30 @@ use crate::{
 /// The descriptor of the lock while it is held, for the child of a fork in that moment to close.
 static LOCK: AtomicI32 = AtomicI32::new(-1);
 
-/// Loads and initialises SoftHSM2, unless that was done in this process.
+thread_local! {
+    /// This thread has the lock: SoftHSM2's libcrypto may come back here, and must not wait for itself.
+    static HAS_IT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `call` while no other process is in such a call on the same tokens. SoftHSM2 writes the token's file at each
+/// login, and a process that starts or logs in at that moment may find half of it.
+pub fn one_at_a_time<T>(call: impl FnOnce() -> T) -> T {
+    let lock = token_directory().and_then(|directory| File::open(directory).ok());
+    let Some(lock) = lock.filter(|_| !HAS_IT.get()) else { return call() };
+    // SAFETY: an open descriptor.
+    unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) };
+    LOCK.store(lock.as_raw_fd(), Release);
+    HAS_IT.set(true);
+    let result = call();
+    HAS_IT.set(false);
+    LOCK.store(-1, Release);
+    // Said and not left to close: a child may have inherited the descriptor.
+    // SAFETY: an open descriptor.
+    unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_UN) };
+    result
+}
+
+/// Loads and initialises SoftHSM2, unless that was done in this process. One process at a time, please.
 pub fn start(process: &Process) -> Answer {
     if softhsm::is_there() {
         return Ok(());
@@ -32,38 +57,18 @@ pub fn start(process: &Process) -> Answer {
         CKR_GENERAL_ERROR
     })?;
     softhsm::set(list);
-    let answer = alone(|| {
-        let mut answer = initialise();
-        for _ in 0..3 {
-            if answer.is_ok() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-            answer = initialise();
+    let mut answer = initialise();
+    for _ in 0..3 {
+        if answer.is_ok() {
+            break;
         }
-        answer
-    });
+        std::thread::sleep(Duration::from_millis(20));
+        answer = initialise();
+    }
     if answer.is_err() {
         softhsm::unset();
     }
     answer
-}
-
-/// Does something that no other process may do to the token directory meanwhile: SoftHSM2 writes the token's flags with every login,
-/// and a process that starts may read them half written.
-pub fn alone<T>(work: impl FnOnce() -> T) -> T {
-    let Some(lock) = token_directory().and_then(|directory| File::open(directory).ok()) else {
-        return work();
-    };
-    // SAFETY: an open descriptor.
-    unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) };
-    LOCK.store(lock.as_raw_fd(), Release);
-    let result = work();
-    LOCK.store(-1, Release);
-    // Said and not left to close: a child may have inherited the descriptor.
-    // SAFETY: an open descriptor.
-    unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_UN) };
-    result
 }
 
 fn initialise() -> Answer {
@@ -85,6 +90,7 @@ fn initialise() -> Answer {
 pub fn forget() {
     let lock = LOCK.swap(-1, AcqRel);
     if lock >= 0 {
+        HAS_IT.set(false);
         // SAFETY: in the child this descriptor is a copy that nothing else uses.
         unsafe { libc::close(lock) };
     }

@@ -175,19 +175,15 @@ fn rule_31_a_process_that_is_signing_is_struck_from_outside() {
     scenario(&[], |hsm| {
         let session = hsm.ready();
         let (_, key) = hsm.pair(session, "k");
-        // SAFETY: the child uses the module as any child may, and leaves by _exit.
-        let pid = unsafe { libc::fork() };
-        if pid == 0 {
+        let pid = start_child(|| {
             let session = hsm.ready();
             let key = hsm.find_key(session, "k_private");
-            let code = loop {
+            loop {
                 if let Err(rv) = hsm.sign(session, key, DATA) {
-                    break rv as i32;
+                    return rv as i32;
                 }
-            };
-            // SAFETY: as above.
-            unsafe { libc::_exit(code) };
-        }
+            }
+        });
         let counts = hsm.standin_directory().join(format!("{pid}.counts"));
         let end = Instant::now() + Duration::from_secs(20);
         while !counts.exists() || hsm.counts(pid as u32).get("requests.C_Sign").is_none_or(|signs| *signs < 3)

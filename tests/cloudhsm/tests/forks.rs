@@ -179,18 +179,7 @@ fn eight_processes_start_at_once_ten_times() {
         let (_, key) = hsm.pair(session, "k");
         let signature = hsm.sign(session, key, DATA).expect("signature");
         for _ in 0..10 {
-            let children: Vec<_> = (0..8)
-                .map(|_| {
-                    // SAFETY: the child uses the module as any child may, and leaves by _exit.
-                    let pid = unsafe { libc::fork() };
-                    if pid == 0 {
-                        let code = sign_in_child(hsm, &signature);
-                        // SAFETY: as above.
-                        unsafe { libc::_exit(code) };
-                    }
-                    pid
-                })
-                .collect();
+            let children: Vec<_> = (0..8).map(|_| start_child(|| sign_in_child(hsm, &signature))).collect();
             for child in children {
                 assert_eq!(wait_for(child, LIMIT), Some(0));
             }

@@ -309,17 +309,26 @@ pub fn mechanism(mechanism: CK_MECHANISM_TYPE) -> CK_MECHANISM {
     CK_MECHANISM { mechanism, pParameter: null_mut(), ulParameterLen: 0 }
 }
 
+/// The exit code of a child whose assertions failed.
+pub const PANICKED: i32 = 250;
+
 /// Forks, runs `child` there, and returns its exit code; `None` if it had to be killed after `limit`.
 pub fn in_child(limit: Duration, child: impl FnOnce() -> i32) -> Option<i32> {
+    wait_for(start_child(child), limit)
+}
+
+/// Forks and runs `child` there, whose answer is its exit code, or [`PANICKED`].
+pub fn start_child(child: impl FnOnce() -> i32) -> i32 {
     // SAFETY: the child uses what a PKCS#11 application would use after fork, and leaves by _exit.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
-        let code = child();
+        // The test harness has no thread here that would see the panic: the child would end as if all were well.
+        let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(PANICKED);
         // SAFETY: ends this process without running the test harness's exit.
         unsafe { libc::_exit(code) };
     }
     assert!(pid > 0);
-    wait_for(pid, limit)
+    pid
 }
 
 /// Waits for a child that is ours.
