@@ -61,27 +61,25 @@ fn every_length_of_input_is_signed() {
 
 #[test]
 fn every_size_of_key_and_every_exponent_signs() {
-    for hsm in [Hsm::new(), Hsm::cloudhsm()] {
-        hsm.token.write("document", "some octets");
-        let with_exponent = |bits, exponent: &str| {
-            Rsa::generate_with_e(bits, &BigNum::from_dec_str(exponent).unwrap()).unwrap()
-        };
-        let large =
-            fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/provider/rsa8192.pem")).unwrap();
-        let keys = [
-            with_exponent(1024, "65537"),
-            with_exponent(1031, "3"),
-            with_exponent(2048, "65541"),
-            with_exponent(2048, "18446744073709551557"),
-            with_exponent(3072, "17"),
-            with_exponent(4096, "65537"),
-            Rsa::private_key_from_pem(&large).unwrap(),
-        ];
-        for (number, rsa) in keys.into_iter().enumerate() {
-            let size = rsa.size() as usize;
-            let key = hsm.import_rsa_key(rsa, &format!("size-{number}"));
-            assert_eq!(same(&hsm, &key, &["dgst", "-sha256", "-sign", "KEY", "document"]).len(), size);
-        }
+    // CloudHSM itself has 2048 to 4096 bits.
+    let hsm = Hsm::new();
+    hsm.token.write("document", "some octets");
+    let with_exponent =
+        |bits, exponent: &str| Rsa::generate_with_e(bits, &BigNum::from_dec_str(exponent).unwrap()).unwrap();
+    let large = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/provider/rsa8192.pem")).unwrap();
+    let keys = [
+        with_exponent(1024, "65537"),
+        with_exponent(1031, "3"),
+        with_exponent(2048, "65541"),
+        with_exponent(2048, "18446744073709551557"),
+        with_exponent(3072, "17"),
+        with_exponent(4096, "65537"),
+        Rsa::private_key_from_pem(&large).unwrap(),
+    ];
+    for (number, rsa) in keys.into_iter().enumerate() {
+        let size = rsa.size() as usize;
+        let key = hsm.import_rsa_key(rsa, &format!("size-{number}"));
+        assert_eq!(same(&hsm, &key, &["dgst", "-sha256", "-sign", "KEY", "document"]).len(), size);
     }
 }
 
