@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::config::{PIN_VARIABLES, PinSpec};
 use crate::environment::Environment;
 use crate::error::{Error, Reason, Result, bail};
+use crate::hsm::family;
 use crate::hsm::fork::PerProcess;
 use crate::hsm::{Authenticator, SourceStamp};
 use crate::secret::Pin;
@@ -76,8 +77,12 @@ impl PinSource {
     }
 
     /// Reads the PIN now. What is wrong with it is told when it is needed.
+    ///
+    /// Children that the process will have share what becomes of the PIN: a rejected one is sent once for all of them.
     pub fn resolve(&self) {
-        self.resolved.get_or_init(|| Box::new(self.read()));
+        if let Ok(pin) = self.resolved.get_or_init(|| Box::new(self.read())) {
+            family::know(pin);
+        }
     }
 
     fn read(&self) -> Result<Arc<Pin>> {

@@ -69,6 +69,37 @@ pub(super) fn in_flight<T>(call: impl FnOnce() -> T) -> T {
     result
 }
 
+/// Numbers that a process shares with all children that it will have: they begin as 0. `None` where the system gives no memory.
+pub(super) fn shared_numbers() -> Option<&'static [AtomicU64]> {
+    const COUNT: usize = 512;
+    static NUMBERS: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
+    let mut numbers = NUMBERS.load(Ordering::Acquire);
+    if numbers.is_null() {
+        // SAFETY: a fresh anonymous mapping of nobody else's, which is never unmapped.
+        let mapped = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                COUNT * size_of::<AtomicU64>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if mapped == libc::MAP_FAILED {
+            return None;
+        }
+        let mapped = mapped.cast::<AtomicU64>();
+        numbers = match NUMBERS.compare_exchange(numbers, mapped, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => mapped,
+            // Another thread was faster; one page is lost.
+            Err(others) => others,
+        };
+    }
+    // SAFETY: COUNT zeroed numbers, aligned to a page, mapped for ever, and changed as atomics only.
+    Some(unsafe { std::slice::from_raw_parts(numbers, COUNT) })
+}
+
 /// A value of this process. In a child it begins anew; the parent's is abandoned there.
 pub(crate) struct PerProcess<T> {
     current: AtomicPtr<Tagged<T>>,

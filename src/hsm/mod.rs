@@ -3,6 +3,7 @@
 //! Nothing is loaded, called or looked for before it is needed. No lock is held across a call, with two exceptions that have names:
 //! a module that cannot lock for itself, and the fork gate ([`fork`]).
 
+pub(crate) mod family;
 pub(crate) mod fork;
 mod load_error;
 mod module;
@@ -108,6 +109,8 @@ pub struct Object {
     pub certificate: Option<Vec<u8>>,
     /// Whether the key may sign with RSASSA-PSS only (CKA_ALLOWED_MECHANISMS).
     pub pss_only: bool,
+    /// The token as it was asked for: another of that name may have the key too.
+    asked: TokenAttributes,
     hsm: Hsm,
     authenticator: Arc<dyn Authenticator>,
     binding: Binding,
@@ -177,7 +180,7 @@ impl Object {
     pub fn private_key(&self) -> Option<PrivateKey> {
         (self.class == ObjectClass::PrivateKey).then(|| {
             let query = Query {
-                token: self.token.clone(),
+                token: self.asked.clone(),
                 class: Some(self.class),
                 label: Some(self.label.clone()).filter(|label| !label.is_empty()),
                 id: Some(self.id.clone()).filter(|id| !id.is_empty()),

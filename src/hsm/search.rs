@@ -91,7 +91,8 @@ fn list_once(
     Ok(objects)
 }
 
-/// Finds a private key: by what it is called and by its public half.
+/// Finds a private key: by what it is called and by its public half. Where several tokens have the name, and one is lost, the key is
+/// used in another.
 pub(super) fn bind(
     hsm: &Hsm,
     query: &Query,
@@ -100,11 +101,11 @@ pub(super) fn bind(
     seen: &mut Seen,
 ) -> Result<Binding, Trouble> {
     let mut reach = Reach::new(hsm, query, ladder, seen)?;
-    let mut others = false;
+    let (mut others, mut lost) = (false, None);
     while let Some(slot) = reach.next()? {
         let visit = Visit { hsm, query, authenticator, ladder };
         let mut binding = None;
-        visit.slot(&slot, seen, |session, seen| {
+        let visited = visit.slot(&slot, seen, |session, seen| {
             let login = visit.log_in(&slot, session, seen)?;
             let (found, login) = visit.find_private(&slot, session, login, seen)?;
             let handle = match found[..] {
@@ -125,10 +126,17 @@ pub(super) fn bind(
                 login,
             });
             Ok(())
-        })?;
-        if let Some(binding) = binding {
-            return Ok(binding);
+        });
+        match (visited, binding) {
+            (Ok(()), Some(binding)) => return Ok(binding),
+            (Ok(()), None) => {}
+            // The key may be at home elsewhere as well.
+            (Err(Trouble::Call(failed)), _) => lost = lost.or(Some(failed)),
+            (Err(trouble), _) => return Err(trouble),
         }
+    }
+    if let Some(failed) = lost {
+        return Err(failed.into());
     }
     let reason = if others { Reason::KeyMismatch } else { Reason::KeyNotFound };
     Err(Error::new(reason, address(query)).into())
@@ -380,6 +388,7 @@ impl Visit<'_> {
                 label: attributes.label,
                 id: attributes.id,
                 token: self.token(slot),
+                asked: self.query.token.clone(),
                 public: attributes.public,
                 certificate: attributes.certificate,
                 pss_only: object::pss_only(&attributes.mechanisms),

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use cryptoki_sys::*;
 
+use super::family;
 use super::module::Module;
 use super::once::Shared;
 use super::recover::Trouble;
@@ -116,23 +117,28 @@ impl Slot {
             let known = known.or_else(|| notice.as_ref().and_then(Notice::stands));
             let error = match known {
                 Some(error) => error,
-                None => match self.module.login(session, pin.as_bytes()) {
-                    Ok(()) => {
-                        if let Some(notice) = notice {
-                            notice.withdraw();
+                None => match family::attempt(&pin, (self.module.path(), self.id)) {
+                    Err(error) => error,
+                    Ok(attempt) => match self.module.login(session, pin.as_bytes()) {
+                        Ok(()) => {
+                            attempt.accepted();
+                            if let Some(notice) = notice {
+                                notice.withdraw();
+                            }
+                            return Ok(pin);
                         }
-                        return Ok(pin);
-                    }
-                    // Another user of the module in this process, or a process that this is a child of.
-                    Err(Failed { rv: CKR_USER_ALREADY_LOGGED_IN, .. }) => return Ok(pin),
-                    Err(failed) => {
-                        let Some(error) = self.rejection(failed, &pin) else { return Err(failed.into()) };
-                        self.module.rejected.add(self.id, &pin, &error);
-                        if let Some(notice) = notice {
-                            notice.post();
+                        // Another user of the module in this process, or a process that this is a child of.
+                        Err(Failed { rv: CKR_USER_ALREADY_LOGGED_IN, .. }) => return Ok(pin),
+                        Err(failed) => {
+                            let Some(error) = self.rejection(failed, &pin) else { return Err(failed.into()) };
+                            attempt.rejected();
+                            self.module.rejected.add(self.id, &pin, &error);
+                            if let Some(notice) = notice {
+                                notice.post();
+                            }
+                            error
                         }
-                        error
-                    }
+                    },
                 },
             };
             // The source may have changed since it was read. Once: the PIN that is read now is the last.

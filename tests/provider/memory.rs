@@ -2,18 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Hsm, c_program};
-
-/// The paragraphs of valgrind's report that have a frame in hsmkey.so.
-fn ours(report: &str) -> Vec<String> {
-    // Each line begins ==PID==; a paragraph ends at a line with nothing else.
-    let lines = report
-        .lines()
-        .map(|line| line.trim_start_matches("==").split_once("==").map_or("", |(_, text)| text));
-    let text = lines.collect::<Vec<_>>().join("\n");
-    let paragraphs = text.split("\n\n").flat_map(|part| part.split("\n \n"));
-    paragraphs.filter(|paragraph| paragraph.contains("libhsmkey.so")).map(str::to_owned).collect()
-}
+use crate::support::{Hsm, c_program, ours};
 
 #[test]
 fn a_report_with_our_frames_is_noticed() {

@@ -184,6 +184,124 @@ fn a_wrong_pin_is_sent_once_whoever_needs_it() {
 }
 
 #[test]
+fn a_wrong_pin_is_sent_once_for_all_workers() {
+    let (hsm, key) = hsm(CLOUDHSM);
+    hsm.token.write("pin", "crypto_user:not the password");
+    let outcome = stress(&hsm, &key, &["wrong", "16", "8"]).run();
+    assert_eq!(results(outcome.text()), [0, 24, 0], "{outcome}");
+    assert_eq!(hsm.recorder.counts().get("calls.C_Login"), 1);
+}
+
+#[test]
+fn a_pin_file_that_is_corrected_is_taken_up_without_a_restart() {
+    let (hsm, key) = hsm(CLOUDHSM);
+    let right = fs::read(hsm.token.pin_file()).unwrap();
+    hsm.token.write("pin", "crypto_user:not the password");
+    let file = hsm.token.pin_file();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(1500));
+            let new = hsm.token.write("pin.new", &right);
+            fs::rename(new, file).unwrap();
+        });
+        let outcome = stress(&hsm, &key, &["every", "100", "30"]).run();
+        let [signed, failed, wrong] = results(outcome.text());
+        assert!(signed > 5 && failed > 5 && wrong == 0, "{outcome}");
+    });
+    assert_eq!(hsm.recorder.counts().get("calls.C_Login"), 2);
+}
+
+#[test]
+fn one_process_is_one_user_of_a_token() {
+    let (hsm, one) = hsm(CLOUDHSM);
+    let two = hsm.import_rsa(2048, "two");
+    hsm.token.write("document", "some octets");
+    for (key, name) in [(&one, "one.pem"), (&two, "two.pem")] {
+        let own = ["req", "-x509", "-new", "-key", &key.software_file, "-subj", "/CN=x", "-out", name];
+        Program::stock_openssl(own).current_dir(hsm.token.directory()).succeeds();
+    }
+    let sign = |second: &str| {
+        let both = ["-signer", "one.pem", "-inkey", &one.uri, "-signer", "two.pem", "-inkey", second];
+        hsm.openssl(["cms", "-sign", "-in", "document", "-out", "message"].iter().chain(&both))
+    };
+    sign(&two.uri).succeeds();
+    let outcome = sign(&format!("{}?pin-value=somebody:else%20here", two.uri)).run();
+    assert!(outcome.stderr.contains(hsmkey::error::Reason::IdentityConflict.text()), "{outcome}");
+    // The other PIN was not sent.
+    assert_eq!(hsm.recorder.counts().get("calls.C_Login"), 2);
+}
+
+#[test]
+fn a_key_with_two_homes_signs_in_the_other_when_one_is_lost() {
+    let hsm = Hsm::new();
+    let key = hsm.import_rsa(2048, "signing");
+    let pin = hsm.token.pin.clone();
+    hsm.token.initialise("second", &pin);
+    let import = [
+        "--import",
+        &key.software_file,
+        "--token",
+        "second",
+        "--pin",
+        &pin,
+        "--label",
+        "signing",
+        "--id",
+        "a1",
+    ];
+    hsm.token.softhsm2_util(import).succeeds();
+    hsm.recorder.settings(&format!(
+        "{}\ntoken = test, second",
+        CLOUDHSM.replace("label = test", "label = test, test")
+    ));
+    control(&hsm, "device-error slot=1 every=40");
+    let outcome = stress(&hsm, &key, &["threads", "shared", "4", "30"]).run();
+    assert_eq!(results(outcome.text()), [120, 0, 0], "{outcome}");
+    control(&hsm, "device-error slot=1 until-cleared");
+    let outcome = stress(&hsm, &key, &["threads", "shared", "4", "30"]).run();
+    assert_eq!(results(outcome.text()), [120, 0, 0], "{outcome}");
+    // The second is lost, in which they signed, and the first is back.
+    control(&hsm, "device-error slot=2 until-cleared");
+    let outcome = stress(&hsm, &key, &["threads", "shared", "4", "30"]).run();
+    assert_eq!(results(outcome.text()), [120, 0, 0], "{outcome}");
+}
+
+#[test]
+fn a_process_may_end_in_every_way() {
+    // SoftHSM2 itself does not survive threads that sign while it is taken down.
+    for (settings, ways) in [(CLOUDHSM, &["thread", "cleanup", "busy"][..]), (BARE, &["thread", "cleanup"])] {
+        let (hsm, key) = hsm(settings);
+        for way in ways {
+            for _ in 0..scaled(4, 30) {
+                stress(&hsm, &key, &["exit", way]).succeeds();
+            }
+        }
+        assert_eq!(hsm.recorder.counts().get("calls_at_exit"), 0);
+    }
+}
+
+#[test]
+fn many_signatures_need_no_more_memory_than_some() {
+    let (hsm, key) = hsm(&format!("{CLOUDHSM}\nsigner = null"));
+    let outcome = stress(&hsm, &key, &["many", &scaled(4000, 100_000).to_string()]).run();
+    let grown = outcome.text().lines().next().and_then(|line| line.strip_prefix("grown ")).unwrap();
+    assert!(grown.parse::<i64>().unwrap() < 50, "{outcome}");
+    assert_eq!(results(outcome.text())[..2], [scaled(4000, 100_000), 0]);
+}
+
+#[test]
+fn valgrind_finds_nothing_in_programs_that_fork_and_have_threads() {
+    let checks = ["--quiet", "--leak-check=full", "--show-leak-kinds=definite", "--trace-children=no"];
+    for arguments in
+        [&["threads", "shared", "4", "3"][..], &["forked", "2", "2"], &["cycles", "3"], &["exit", "cleanup"]]
+    {
+        let (hsm, key) = hsm(CLOUDHSM);
+        let outcome = stress(&hsm, &key, arguments).under("valgrind", checks).succeeds();
+        assert_eq!(support::ours(&outcome.stderr), Vec::<String>::new(), "{outcome}");
+    }
+}
+
+#[test]
 fn other_processes_are_told_of_a_rejected_pin_until_it_is_changed() {
     let (hsm, key) = hsm(CLOUDHSM);
     fs::create_dir(hsm.token.path("run")).unwrap();

@@ -5,6 +5,9 @@
  *     stress forks THREADS FORKS COUNT KEY PUBLIC           while THREADS threads sign, FORKS children are made that sign COUNT messages
  *     stress forked CHILDREN COUNT KEY PUBLIC               signs nothing, then CHILDREN children sign COUNT messages
  *     stress every MILLISECONDS COUNT KEY PUBLIC            signs COUNT messages, one every so often
+ *     stress exit thread|busy|cleanup KEY PUBLIC            signs, and ends in one of the ways that applications have
+ *     stress many COUNT KEY PUBLIC                          signs COUNT messages, and says by how many pages it has grown over the second half
+ *     stress wrong THREADS CHILDREN KEY PUBLIC              THREADS threads and CHILDREN children sign at once
  *     stress cycles COUNT KEY PUBLIC                        COUNT times: a library context, the provider, a signature, all let go
  *
  * Every signature is verified. On stdout: the signatures that were made, those that failed and those that are wrong, as
@@ -164,6 +167,12 @@ static void reap(pid_t pid, int count)
     waitpid(pid, &status, 0);
 }
 
+static void *leave(void *unused)
+{
+    (void)unused;
+    exit(atomic_load(&failed_count));
+}
+
 static long resident_pages(void)
 {
     FILE *file = fopen("/proc/self/statm", "r");
@@ -184,6 +193,9 @@ int main(int argc, char **argv)
 
     if (argc < 5)
         return 2;
+    /* With threads that go on, OpenSSL's own cleanup at exit crashes, with software keys too: leave it out to see the rest. */
+    if (strcmp(argv[first], "busy") == 0)
+        OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
     key_file = argv[argc - 2];
     public_key = read_key(NULL, argv[argc - 1], 1);
     if (strcmp(mode, "threads") == 0) {
@@ -229,6 +241,50 @@ int main(int argc, char **argv)
             sign(NULL, key, "now and then");
             pause_for(pause);
         }
+        EVP_PKEY_free(key);
+    } else if (strcmp(mode, "exit") == 0) {
+        key = read_key(NULL, key_file, 0);
+        sign(NULL, key, "before the end");
+        if (strcmp(argv[first], "thread") == 0) {
+            pthread_t thread;
+
+            if (pthread_create(&thread, NULL, leave, NULL) != 0)
+                return 2;
+            pthread_join(thread, NULL);
+        } else if (strcmp(argv[first], "busy") == 0) {
+            start(4, 0, key);
+            pause_for(300);
+            exit(atomic_load(&failed_count) + atomic_load(&wrong_count));
+        }
+        EVP_PKEY_free(key);
+        EVP_PKEY_free(public_key);
+        OPENSSL_cleanup();
+        return 0;
+    } else if (strcmp(mode, "many") == 0) {
+        int count = atoi(argv[first]);
+        long settled = 0;
+
+        key = read_key(NULL, key_file, 0);
+        for (i = 0; i < count; i++) {
+            sign(NULL, key, "one of many");
+            if (i == count / 2)
+                settled = resident_pages();
+        }
+        printf("grown %ld\n", resident_pages() - settled);
+        EVP_PKEY_free(key);
+    } else if (strcmp(mode, "wrong") == 0) {
+        int threads = atoi(argv[first]), children = atoi(argv[first + 1]);
+        pid_t *pids = calloc(children, sizeof(*pids));
+        struct work *all;
+
+        key = read_key(NULL, key_file, 0);
+        for (i = 0; i < children; i++)
+            pids[i] = child(key, 1);
+        all = start(threads, 1, key);
+        finish(all, threads, key);
+        for (i = 0; i < children; i++)
+            reap(pids[i], 1);
+        free(pids);
         EVP_PKEY_free(key);
     } else if (strcmp(mode, "cycles") == 0) {
         int count = atoi(argv[first]);

@@ -16,12 +16,14 @@ mod hsm;
 mod program;
 mod recorder;
 mod token;
+mod valgrind;
 
 pub use compile::c_program;
 pub use hsm::{Hsm, Key};
 pub use program::Program;
 pub use recorder::Recorder;
 pub use token::{Token, softhsm};
+pub use valgrind::ours;
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,189 @@
+//! What became of a PIN, for a process and all its children: a server with many workers has many processes that all log in with the PIN
+//! of one configuration, and five that are wrong lock the user.
+//!
+//! The first to try a PIN is waited for by the others, for a moment. They share numbers in memory, never the PIN or a hash of it: who
+//! knew the PIN before the fork has the same number after it.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use once_cell::race::OnceBox;
+
+use super::fork;
+use crate::error::{Error, Reason, Result};
+use crate::secret::Pin;
+
+/// How long to wait for another process's login. It may have been killed.
+const PATIENCE: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(5);
+
+/// The state in the lower bits of a number; the upper ones say where it was tried.
+const STATE: u64 = 0b11;
+const UNTRIED: u64 = 0;
+const TRYING: u64 = 1;
+const ACCEPTED: u64 = 2;
+const REJECTED: u64 = 3;
+
+/// The PINs that this process knows, each with its number. The list only grows, without a lock that a child could inherit.
+static KNOWN: OnceBox<Known> = OnceBox::new();
+
+struct Known {
+    pin: Arc<Pin>,
+    number: &'static AtomicU64,
+    next: OnceBox<Known>,
+}
+
+/// Gives a PIN its number, before the children are born that are to share it.
+pub(crate) fn know(pin: &Arc<Pin>) {
+    number(pin);
+}
+
+fn number(pin: &Arc<Pin>) -> Option<&'static AtomicU64> {
+    let mut place = &KNOWN;
+    let mut fresh = None;
+    loop {
+        match place.get() {
+            Some(known) if known.pin.same_as(pin) => return Some(known.number),
+            Some(known) => place = &known.next,
+            None => {
+                let entry = match fresh.take() {
+                    Some(entry) => entry,
+                    None => {
+                        Box::new(Known { pin: Arc::clone(pin), number: take_number()?, next: OnceBox::new() })
+                    }
+                };
+                let number = entry.number;
+                match place.set(entry) {
+                    Ok(()) => return Some(number),
+                    // Another thread was faster; it may have brought the same PIN.
+                    Err(back) => fresh = Some(back),
+                }
+            }
+        }
+    }
+}
+
+/// A number that nobody has. The first one counts them, so that brothers do not take the same one.
+fn take_number() -> Option<&'static AtomicU64> {
+    let (count, numbers) = fork::shared_numbers()?.split_first()?;
+    let index = usize::try_from(count.fetch_add(1, Ordering::Relaxed)).ok()?;
+    numbers.get(index)
+}
+
+/// A login that is about to be tried.
+pub(super) struct Attempt {
+    number: Option<&'static AtomicU64>,
+    place: u64,
+    decided: bool,
+}
+
+/// Waits its turn to try a PIN on a slot of a module.
+///
+/// # Errors
+/// `PinRejected` where another process of the family was told so.
+pub(super) fn attempt<H: Hash>(pin: &Arc<Pin>, place: H) -> Result<Attempt> {
+    let mut hasher = DefaultHasher::new();
+    place.hash(&mut hasher);
+    let place = hasher.finish() & !STATE;
+    let number = number(pin);
+    let until = Instant::now() + PATIENCE;
+    while let Some(number) = number {
+        let value = number.load(Ordering::Acquire);
+        match value & STATE {
+            REJECTED if value & !STATE == place => {
+                let detail = "another process of this application was told so; it is not tried again before it is changed";
+                return Err(Error::new(Reason::PinRejected, detail));
+            }
+            TRYING if value & !STATE == place && Instant::now() < until => std::thread::sleep(POLL),
+            // Accepted, or about another slot: nobody has to wait.
+            ACCEPTED | REJECTED => break,
+            _ => {
+                let trying = place | TRYING;
+                if number.compare_exchange(value, trying, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(Attempt { number, place, decided: false })
+}
+
+impl Attempt {
+    /// The PIN is right.
+    pub(super) fn accepted(mut self) {
+        self.decide(ACCEPTED);
+    }
+
+    /// The PIN is wrong.
+    pub(super) fn rejected(mut self) {
+        self.decide(REJECTED);
+    }
+
+    fn decide(&mut self, state: u64) {
+        self.decided = true;
+        if let Some(number) = self.number {
+            number.store(self.place | state, Ordering::Release);
+        }
+    }
+}
+
+impl Drop for Attempt {
+    /// It came to nothing: the next one may try.
+    fn drop(&mut self) {
+        if let (false, Some(number)) = (self.decided, self.number) {
+            let trying = self.place | TRYING;
+            // Where the number says something else by now, that stands.
+            let _ = number.compare_exchange(trying, UNTRIED, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    fn pin(text: &str) -> Arc<Pin> {
+        Arc::new(Pin::new(text.into()))
+    }
+
+    #[test]
+    fn a_rejected_pin_is_rejected_for_all_and_on_its_slot_only() {
+        let wrong = pin("family:wrong");
+        attempt(&wrong, 1).unwrap().rejected();
+        assert_eq!(
+            attempt(&pin("family:wrong"), 1).err().map(|error| error.reason()),
+            Some(Reason::PinRejected)
+        );
+        assert!(attempt(&wrong, 2).is_ok());
+        assert!(attempt(&pin("family:another"), 1).is_ok());
+    }
+
+    #[test]
+    fn one_tries_and_the_others_wait_for_what_comes_of_it() {
+        let (pin, tried) = (pin("family:tried"), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    if let Ok(attempt) = attempt(&pin, 1) {
+                        tried.fetch_add(1, Ordering::Relaxed);
+                        std::thread::sleep(Duration::from_millis(30));
+                        attempt.rejected();
+                    }
+                });
+            }
+        });
+        assert_eq!(tried.into_inner(), 1);
+    }
+
+    #[test]
+    fn an_attempt_that_came_to_nothing_lets_the_next_one_try() {
+        let pin = pin("family:nothing");
+        drop(attempt(&pin, 1).unwrap());
+        let begun = Instant::now();
+        attempt(&pin, 1).unwrap().accepted();
+        assert!(begun.elapsed() < PATIENCE);
+    }
+}
