@@ -12,7 +12,7 @@ OPENSSLDIR ?= $(shell openssl version -d 2>/dev/null | sed -n 's/^OPENSSLDIR: "\
 SYSCONFDIR ?= /etc
 BUILT ?= target/release
 
-.PHONY: help build demo test fmt clippy install uninstall clean
+.PHONY: help build demo test soak fmt clippy install uninstall clean
 
 help: ## this list
 	@echo "hsmkey: OpenSSL signs with keys that live in an HSM"
@@ -31,6 +31,10 @@ demo: build ## one signing script, run with a key file and then, unchanged, with
 test: ## every test (installs what they need)
 	@scripts/prerequisites test
 	@scripts/test
+
+soak: ## the long versions of the reliability tests (half an hour)
+	@scripts/prerequisites test
+	@HSMKEY_SOAK=1 scripts/test --test reliability -- --test-threads 1 --nocapture
 
 fmt: ## formats the code
 	$(CARGO) fmt --all

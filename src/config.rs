@@ -38,8 +38,6 @@ pub struct Config {
     pub init_args: Option<CString>,
     /// The PIN or where it is, if a directive says so. [`PIN_VARIABLES`] come after it.
     pub pin: Option<PinSpec>,
-    /// When the module is loaded.
-    pub load: Load,
     /// When to log in.
     pub login: LoginBehaviour,
     /// The token for URIs that name none, and the only one to log in to for them.
@@ -56,16 +54,6 @@ pub struct Config {
     pub sha1: Sha1,
     /// Where rejected PINs are remembered between processes.
     pub runtime_directory: Option<PathBuf>,
-}
-
-/// `pkcs11-module-load-behavior`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Load {
-    /// At first use.
-    #[default]
-    Lazy,
-    /// With the provider.
-    Early,
 }
 
 /// `pkcs11-module-login-behavior`: what to do for public objects. Private keys always need the login.
@@ -112,7 +100,6 @@ impl Default for Config {
             module: None,
             init_args: None,
             pin: None,
-            load: Load::default(),
             login: LoginBehaviour::default(),
             token: None,
             max_sessions: 256,
@@ -212,7 +199,7 @@ mod tests {
         assert_eq!(config(&[]), Ok(Config::default()));
         let default = Config::default();
         assert_eq!((default.max_sessions, default.retry_time), (256, Duration::from_secs(10)));
-        assert_eq!((default.load, default.log, default.sha1), (Load::Lazy, Log::Syslog, Sha1::Allow));
+        assert_eq!((default.log, default.sha1), (Log::Syslog, Sha1::Allow));
         assert!(!default.allow_module_path);
     }
 
@@ -251,7 +238,6 @@ mod tests {
             module: Some("/usr/lib/softhsm/libsofthsm2.so".into()),
             init_args: Some(c"configDir=/etc/pki/token".into()),
             pin: Some(PinSpec::File("/etc/pki/pin.txt".into())),
-            load: Load::Early,
             login: LoginBehaviour::Always,
             token: Some(token),
             max_sessions: 64,

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
-use super::{Config, Load, Log, LoginBehaviour, PinSpec, Sha1, Value, absolute, text};
+use super::{Config, Log, LoginBehaviour, PinSpec, Sha1, Value, absolute, text};
 use crate::error::{Error, Reason, Result, bail};
 use crate::uri::{TokenAttributes, Uri};
 
@@ -98,11 +98,8 @@ pub static DIRECTIVES: &[Directive] = &[
         name: "pkcs11-module-load-behavior",
         values: "early or lazy",
         default: "lazy",
-        summary: "Whether the module is loaded with the provider or at first use.",
-        set: |directive, config, value| {
-            config.load = directive.choice(&value, &[("early", Load::Early), ("lazy", Load::Lazy)])?;
-            Ok(())
-        },
+        summary: "Taken and not needed: the module is always loaded at first use.",
+        set: |directive, _, value| directive.choice(&value, &[("early", ()), ("lazy", ())]),
     },
     Directive {
         name: "pkcs11-module-login-behavior",

@@ -1,0 +1,40 @@
+//! What docs/ says of errors and return values is what the code has.
+
+use std::fs;
+use std::path::Path;
+
+use hsmkey::error::Reason;
+
+/// The rows of the table below a heading, each as its cells.
+fn table(heading: &str) -> Vec<Vec<String>> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reliability.md");
+    let text = fs::read_to_string(page).unwrap();
+    let (_, section) = text.split_once(&format!("## {heading}\n")).expect("the page has the heading");
+    let lines =
+        section.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    let cells = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
+    lines.skip(2).map(cells).collect()
+}
+
+#[test]
+fn every_error_that_an_operator_is_told_about_exists() {
+    let rows = table("What the errors ask for");
+    assert!(rows.len() > 5);
+    for row in rows {
+        assert!(Reason::ALL.iter().any(|reason| reason.text() == row[0]), "{} is no reason's text", row[0]);
+    }
+}
+
+#[test]
+fn every_return_value_that_is_repeated_has_a_name_of_the_standard() {
+    let rows = table("Repeated, and how");
+    let names: Vec<&str> = rows.iter().flat_map(|row| row[0].split(", ")).collect();
+    assert_eq!(names.len(), 13);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/hsm/recover.rs");
+    let code = fs::read_to_string(source).unwrap();
+    let (_, meaning) = code.split_once("fn meaning").unwrap();
+    let (meaning, _) = meaning.split_once("\n}").unwrap();
+    for name in names {
+        assert!(meaning.contains(name), "{name} is not repeated");
+    }
+}
