@@ -1,7 +1,7 @@
 //! The one error type: a named reason, what it was about, and the PKCS#11 call that said so.
 //!
 //! The reasons are part of the public interface: `include/hsmkey.h` lists them, and every failure arrives on the
-//! application's error queue under one of these numbers. [`crate::openssl`] turns an [`Error`] into each C convention.
+//! application's error queue under one of these numbers. `openssl` turns an [`Error`] into each C convention.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -7,11 +7,13 @@
 //! | module | is | may use |
 //! |---|---|---|
 //! | `entry` | every exported C symbol | `provider` |
-//! | `provider` | one file per operation that OpenSSL asks a provider for | `key`, `openssl` |
-//! | [`key`] | a key: its public half and where the private half is | `hsm`, `keyfile`, `pin` |
-//! | [`hsm`] | PKCS#11; knows nothing of OpenSSL | `error`, `public`, `pin` |
+//! | `provider` | one file per operation that OpenSSL asks a provider for | `key`, `openssl`, what users write |
+//! | [`key`] | a key: its public half and where the private half is | `hsm`, `pin`, what users write |
+//! | [`pin`] | where a PIN comes from | `hsm` for its [`Authenticator`](hsm::Authenticator), what users write |
+//! | [`hsm`] | PKCS#11; knows nothing of OpenSSL | `config`, `uri`, `mechanism`, `public`, `secret` |
 //! | `openssl` | OpenSSL's C interface; knows nothing of PKCS#11 | `error` |
-//! | [`config`], [`uri`], [`keyfile`], [`pin`], [`mechanism`] | what users write, checked | `error`, `public` |
+//! | [`config`], [`environment`], [`uri`], [`keyfile`], [`mechanism`] | what users write, checked | the rest |
+//! | [`public`], [`spki`], [`certificate`], [`asn1`], [`secret`], [`logging`], [`error`] | small things that all may use | each other |
 
 pub mod asn1;
 pub mod certificate;

@@ -1,7 +1,7 @@
 //! PKCS#11: which keys there are, and what they sign. This layer knows nothing of OpenSSL.
 //!
 //! Nothing is loaded, called or looked for before it is needed. No lock is held across a call, with two exceptions that have names:
-//! a module that cannot lock for itself, and the fork gate ([`fork`]).
+//! a module that cannot lock for itself, and the fork gate (`fork`).
 
 pub(crate) mod family;
 pub(crate) mod fork;
@@ -17,6 +17,7 @@ mod search;
 mod session;
 mod sign;
 mod slot;
+mod sync;
 mod token;
 
 use std::ffi::CString;

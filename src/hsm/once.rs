@@ -1,7 +1,8 @@
 //! What one thread does for all: initialising and logging in. No lock is held while it is done.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+use super::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Something that is done once and may be lost again.
 pub(super) struct Shared<T> {
@@ -92,7 +93,7 @@ impl<T: Clone> Shared<T> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -155,5 +156,38 @@ mod tests {
         }));
         assert!(panicked.is_err());
         assert_eq!(shared.get(soon(), || Ok::<_, ()>(3)).unwrap().unwrap().0, 3);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    /// Two threads meet the same loss: it is made good once, and both go on with what was made then.
+    #[test]
+    fn a_loss_is_made_good_once() {
+        loom::model(|| {
+            let shared = Arc::new((Shared::default(), AtomicUsize::new(0)));
+            let later = Instant::now() + Duration::from_secs(3600);
+            let get = move |shared: &(Shared<usize>, AtomicUsize)| {
+                shared.0.get(later, || Ok::<_, ()>(shared.1.fetch_add(1, Ordering::SeqCst))).unwrap().unwrap()
+            };
+            let (first, epoch) = get(&shared);
+            assert_eq!(first, 0);
+            let meet_the_loss = move |shared: &(Shared<usize>, AtomicUsize)| {
+                shared.0.lose(epoch);
+                assert_eq!(get(shared).0, 1);
+            };
+            let other = {
+                let shared = Arc::clone(&shared);
+                loom::thread::spawn(move || meet_the_loss(&shared))
+            };
+            meet_the_loss(&shared);
+            other.join().unwrap();
+            assert_eq!(shared.1.load(Ordering::SeqCst), 2);
+        });
     }
 }

@@ -106,7 +106,8 @@ impl PrivateKey {
             seen.login = binding.login.map(|epoch| (Arc::clone(slot), epoch));
             seen.binding = Some(epoch);
             let limit = self.0.hsm.settings().max_sessions;
-            let session = slot.pool.take(slot.module(), slot.id(), limit, ladder.deadline())?;
+            let open = || slot.module().open_session(slot.id());
+            let session = slot.pool.take(limit, ladder.deadline(), open)?;
             // Opening one takes its time, in which another thread may have met a loss: it would only be met again.
             if binding.stands() {
                 break (binding, session);

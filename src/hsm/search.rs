@@ -42,7 +42,10 @@ pub(super) fn rebuild(hsm: &Hsm, rung: Rung, seen: &Seen) {
 /// Gives back or lets go of a session in which something failed.
 pub(super) fn after_failure(slot: &Slot, session: CK_SESSION_HANDLE, trouble: &Trouble, seen: &Seen) {
     match trouble {
-        Trouble::Call(failed) => slot.pool.discard(slot.module(), session, failed.rv, seen.failures > 0),
+        Trouble::Call(failed) => {
+            let close = |session| slot.module().close_session(session);
+            slot.pool.discard(session, failed.rv, seen.failures > 0, close);
+        }
         // Nothing was called, or the call that failed was none of this session's.
         Trouble::Permanent(_) | Trouble::Unreachable { .. } => slot.pool.put(session),
     }
@@ -277,7 +280,8 @@ impl Visit<'_> {
         work: impl FnOnce(CK_SESSION_HANDLE, &mut Seen) -> Result<(), Trouble>,
     ) -> Result<(), Trouble> {
         let limit = self.hsm.settings().max_sessions;
-        let session = slot.pool.take(slot.module(), slot.id(), limit, self.ladder.deadline())?;
+        let open = || slot.module().open_session(slot.id());
+        let session = slot.pool.take(limit, self.ladder.deadline(), open)?;
         let result = work(session, seen);
         match &result {
             Ok(()) => slot.pool.put(session),

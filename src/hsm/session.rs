@@ -1,12 +1,12 @@
 //! The sessions of a slot. Each signature in flight has one of its own; idle ones are kept.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cryptoki_sys::*;
 
-use super::module::Module;
 use super::recover::{Fate, Trouble, session_fate};
+use super::rv::Failed;
+use super::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use crate::error::{Error, Reason};
 
 /// The sessions of one slot in this process.
@@ -31,16 +31,15 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A session, for the caller alone: an idle one, else a new one, else, at the limit, the next that comes back.
+    /// A session, for the caller alone: an idle one, else a new one that `open` makes, else, at the limit, the next that comes back.
     ///
     /// # Errors
     /// `SessionsExhausted` where none came back by the deadline; C_OpenSession's where there is none at all.
     pub(super) fn take(
         &self,
-        module: &Module,
-        slot: CK_SLOT_ID,
         limit: usize,
         deadline: Instant,
+        open: impl Fn() -> Result<CK_SESSION_HANDLE, Failed>,
     ) -> Result<CK_SESSION_HANDLE, Trouble> {
         let mut refused = None;
         let mut state = self.lock();
@@ -52,7 +51,7 @@ impl Pool {
                 state.open += 1;
                 drop(state);
                 // No lock is held: the module may be slow, or never come back.
-                let opened = module.open_session(slot);
+                let opened = open();
                 state = self.lock();
                 match opened {
                     Ok(session) => return Ok(session),
@@ -88,11 +87,17 @@ impl Pool {
 
     /// Lets go of a session after a call in it failed. Where it is not known any more, the idle ones are likely not to be either:
     /// `flush` lets go of them too.
-    pub(super) fn discard(&self, module: &Module, session: CK_SESSION_HANDLE, rv: CK_RV, flush: bool) {
+    pub(super) fn discard(
+        &self,
+        session: CK_SESSION_HANDLE,
+        rv: CK_RV,
+        flush: bool,
+        close: impl FnOnce(CK_SESSION_HANDLE),
+    ) {
         let fate = session_fate(rv);
         match fate {
             Fate::Keep => return self.put(session),
-            Fate::Close => module.close_session(session),
+            Fate::Close => close(session),
             Fate::Dead => {}
         }
         let mut state = self.lock();
@@ -106,7 +111,7 @@ impl Pool {
     }
 }
 
-fn exhausted(refused: Option<super::rv::Failed>, open: usize, limit: usize) -> Error {
+fn exhausted(refused: Option<Failed>, open: usize, limit: usize) -> Error {
     let detail = if open < limit {
         format!("the HSM opened no more than {open}; other processes may hold the rest")
     } else {
@@ -116,5 +121,40 @@ fn exhausted(refused: Option<super::rv::Failed>, open: usize, limit: usize) -> E
     match refused {
         Some(failed) => error.with_call(failed.call()),
         None => error,
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Three threads, two sessions: nobody shares one, nobody waits for ever, and no more are opened than allowed.
+    #[test]
+    fn sessions_are_never_shared() {
+        loom::model(|| {
+            let shared =
+                Arc::new((Pool::default(), AtomicUsize::new(0), [AtomicUsize::new(0), AtomicUsize::new(0)]));
+            let work = |shared: Arc<(Pool, AtomicUsize, [AtomicUsize; 2])>| {
+                let (pool, opened, users) = &*shared;
+                let open = || Ok(opened.fetch_add(1, Ordering::SeqCst) as CK_SESSION_HANDLE);
+                let later = Instant::now() + Duration::from_secs(3600);
+                let session = pool.take(2, later, open).unwrap();
+                let user = &users[session as usize % 2];
+                assert_eq!(user.fetch_add(1, Ordering::SeqCst), 0, "two threads in one session");
+                user.fetch_sub(1, Ordering::SeqCst);
+                pool.put(session);
+            };
+            let others = [(); 2].map(|()| {
+                let shared = Arc::clone(&shared);
+                loom::thread::spawn(move || work(shared))
+            });
+            work(Arc::clone(&shared));
+            for other in others {
+                other.join().unwrap();
+            }
+            assert!(shared.1.load(Ordering::SeqCst) <= 2);
+        });
     }
 }
