@@ -107,7 +107,8 @@ impl PrivateKey {
             seen.binding = Some(epoch);
             let limit = self.0.hsm.settings().max_sessions;
             let open = || slot.module().open_session(slot.id());
-            let session = slot.pool.take(limit, ladder.deadline(), open)?;
+            let close = |session| slot.module().close_session(session);
+            let session = slot.pool.take(limit, ladder.deadline(), open, close)?;
             // Opening one takes its time, in which another thread may have met a loss: it would only be met again.
             if binding.stands() {
                 break (binding, session);

@@ -42,10 +42,7 @@ pub(super) fn rebuild(hsm: &Hsm, rung: Rung, seen: &Seen) {
 /// Gives back or lets go of a session in which something failed.
 pub(super) fn after_failure(slot: &Slot, session: CK_SESSION_HANDLE, trouble: &Trouble, seen: &Seen) {
     match trouble {
-        Trouble::Call(failed) => {
-            let close = |session| slot.module().close_session(session);
-            slot.pool.discard(session, failed.rv, seen.failures > 0, close);
-        }
+        Trouble::Call(failed) => slot.pool.discard(session, failed.rv, seen.failures > 0),
         // Nothing was called, or the call that failed was none of this session's.
         Trouble::Permanent(_) | Trouble::Unreachable { .. } => slot.pool.put(session),
     }
@@ -281,7 +278,8 @@ impl Visit<'_> {
     ) -> Result<(), Trouble> {
         let limit = self.hsm.settings().max_sessions;
         let open = || slot.module().open_session(slot.id());
-        let session = slot.pool.take(limit, self.ladder.deadline(), open)?;
+        let close = |session| slot.module().close_session(session);
+        let session = slot.pool.take(limit, self.ladder.deadline(), open, close)?;
         let result = work(session, seen);
         match &result {
             Ok(()) => slot.pool.put(session),

@@ -21,6 +21,8 @@ struct State {
     idle: Vec<CK_SESSION_HANDLE>,
     /// Idle and lent ones, and those that are being opened.
     open: usize,
+    /// Those in which a call failed. They are closed when another one is open: with its last session a token logs out.
+    failed: Vec<CK_SESSION_HANDLE>,
 }
 
 /// How long to wait for a session before opening one is tried again: the HSM may have room by then.
@@ -32,6 +34,7 @@ impl Pool {
     }
 
     /// A session, for the caller alone: an idle one, else a new one that `open` makes, else, at the limit, the next that comes back.
+    /// `close` is for sessions in which something failed.
     ///
     /// # Errors
     /// `SessionsExhausted` where none came back by the deadline; C_OpenSession's where there is none at all.
@@ -40,6 +43,7 @@ impl Pool {
         limit: usize,
         deadline: Instant,
         open: impl Fn() -> Result<CK_SESSION_HANDLE, Failed>,
+        close: impl Fn(CK_SESSION_HANDLE),
     ) -> Result<CK_SESSION_HANDLE, Trouble> {
         let mut refused = None;
         let mut state = self.lock();
@@ -54,9 +58,22 @@ impl Pool {
                 let opened = open();
                 state = self.lock();
                 match opened {
-                    Ok(session) => return Ok(session),
+                    Ok(session) => {
+                        let failed = std::mem::take(&mut state.failed);
+                        drop(state);
+                        failed.into_iter().for_each(close);
+                        return Ok(session);
+                    }
                     Err(failed) => {
                         state.open -= 1;
+                        let known = failed.rv != CKR_CRYPTOKI_NOT_INITIALIZED;
+                        if let Some(session) = state.failed.pop().filter(|_| known) {
+                            // It may have been one too many.
+                            drop(state);
+                            close(session);
+                            state = self.lock();
+                            continue;
+                        }
                         // Without any session of ours it is no limit. Nor is it where the module is not what it was.
                         if state.open == 0 || failed.rv == CKR_CRYPTOKI_NOT_INITIALIZED {
                             return Err(failed.into());
@@ -87,21 +104,18 @@ impl Pool {
 
     /// Lets go of a session after a call in it failed. Where it is not known any more, the idle ones are likely not to be either:
     /// `flush` lets go of them too.
-    pub(super) fn discard(
-        &self,
-        session: CK_SESSION_HANDLE,
-        rv: CK_RV,
-        flush: bool,
-        close: impl FnOnce(CK_SESSION_HANDLE),
-    ) {
+    pub(super) fn discard(&self, session: CK_SESSION_HANDLE, rv: CK_RV, flush: bool) {
         let fate = session_fate(rv);
-        match fate {
-            Fate::Keep => return self.put(session),
-            Fate::Close => close(session),
-            Fate::Dead => {}
+        if fate == Fate::Keep {
+            return self.put(session);
         }
         let mut state = self.lock();
         state.open = state.open.saturating_sub(1);
+        match fate {
+            Fate::Close => state.failed.push(session),
+            // The module may give the numbers of the others out again.
+            Fate::Dead | Fate::Keep => state.failed.clear(),
+        }
         if flush && fate == Fate::Dead {
             state.open = state.open.saturating_sub(state.idle.len());
             state.idle.clear();
@@ -140,7 +154,7 @@ mod model {
                 let (pool, opened, users) = &*shared;
                 let open = || Ok(opened.fetch_add(1, Ordering::SeqCst) as CK_SESSION_HANDLE);
                 let later = Instant::now() + Duration::from_secs(3600);
-                let session = pool.take(2, later, open).unwrap();
+                let session = pool.take(2, later, open, |_| ()).unwrap();
                 let user = &users[session as usize % 2];
                 assert_eq!(user.fetch_add(1, Ordering::SeqCst), 0, "two threads in one session");
                 user.fetch_sub(1, Ordering::SeqCst);
