@@ -150,6 +150,7 @@ impl Ladder {
     /// # Errors
     /// The failure's own where it is permanent; `HsmUnavailable` with the last call where the time is over.
     pub(super) fn climb(&mut self, trouble: Trouble) -> Result<Rung, Error> {
+        let never = matches!(trouble, Trouble::Unreachable { ever: false, .. });
         let (failed, meaning, deadline) = match trouble {
             Trouble::Permanent(error) => return Err(error),
             Trouble::Call(failed) => (failed, meaning(failed.rv), self.deadline),
@@ -172,7 +173,7 @@ impl Ladder {
         };
         let pause = self.pause(meaning == Meaning::Busy);
         if Instant::now() + pause >= deadline {
-            if failed.function == "C_Initialize" {
+            if never {
                 return Err(failed.error());
             }
             let detail = format!("given up after {} s (hsmkey-retry-time)", self.budget.as_secs_f32());

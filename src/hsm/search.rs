@@ -114,8 +114,7 @@ pub(super) fn bind(
                 [first, ..] if query.public.is_some() => Some(first),
                 [one] => Some(one),
                 _ => {
-                    let detail = format!("{} keys are called {}", found.len(), address(query));
-                    return Err(Error::new(Reason::KeyAmbiguous, detail).into());
+                    return Err(visit.ambiguous(&slot, session, &found)?.into());
                 }
             };
             let login = Some(login.0);
@@ -363,6 +362,31 @@ impl Visit<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// The error for a name that is several keys': it lists them.
+    fn ambiguous(
+        &self,
+        slot: &Slot,
+        session: CK_SESSION_HANDLE,
+        found: &[CK_OBJECT_HANDLE],
+    ) -> Result<Error, Trouble> {
+        const SHOWN: usize = 10;
+        let mut list = Vec::new();
+        for handle in found.iter().take(SHOWN) {
+            let attributes = object::read(slot.module(), session, *handle, CKO_PRIVATE_KEY)?;
+            let (label, id) = (Some(attributes.label), Some(attributes.id));
+            list.push(address(&Query {
+                token: self.query.token.clone(),
+                label: label.filter(|label| !label.is_empty()),
+                id: id.filter(|id| !id.is_empty()),
+                ..Query::default()
+            }));
+        }
+        if found.len() > SHOWN {
+            list.push("...".into());
+        }
+        Ok(Error::new(Reason::KeyAmbiguous, format!("{} keys: {}", found.len(), list.join(", "))))
     }
 
     /// The objects of a class, with what they say of themselves.

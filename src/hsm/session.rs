@@ -23,6 +23,8 @@ struct State {
     open: usize,
     /// Those in which a call failed. They are closed when another one is open: with its last session a token logs out.
     failed: Vec<CK_SESSION_HANDLE>,
+    /// The token would not open another one at this moment: nobody asks again for a while.
+    refused: Option<(Failed, Instant)>,
 }
 
 /// How long to wait for a session before opening one is tried again: the HSM may have room by then.
@@ -45,13 +47,15 @@ impl Pool {
         open: impl Fn() -> Result<CK_SESSION_HANDLE, Failed>,
         close: impl Fn(CK_SESSION_HANDLE),
     ) -> Result<CK_SESSION_HANDLE, Trouble> {
-        let mut refused = None;
         let mut state = self.lock();
         loop {
             if let Some(session) = state.idle.pop() {
                 return Ok(session);
             }
-            if state.open < limit && refused.is_none() {
+            if state.refused.is_some_and(|(_, since)| since.elapsed() >= AGAIN) || state.open == 0 {
+                state.refused = None;
+            }
+            if state.open < limit && state.refused.is_none() {
                 state.open += 1;
                 drop(state);
                 // No lock is held: the module may be slow, or never come back.
@@ -78,21 +82,17 @@ impl Pool {
                         if state.open == 0 || failed.rv == CKR_CRYPTOKI_NOT_INITIALIZED {
                             return Err(failed.into());
                         }
-                        refused = Some(failed);
+                        state.refused = Some((failed, Instant::now()));
                     }
                 }
                 continue;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(exhausted(refused, state.open, limit).into());
+                return Err(exhausted(state.refused.map(|(failed, _)| failed), state.open, limit).into());
             }
-            let (back, timeout) =
-                self.returned.wait_timeout(state, left.min(AGAIN)).unwrap_or_else(PoisonError::into_inner);
-            state = back;
-            if timeout.timed_out() {
-                refused = None;
-            }
+            let wait = left.min(AGAIN);
+            state = self.returned.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 

@@ -1,0 +1,242 @@
+//! What the HSM takes away is rebuilt by the signature that needs it.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hsmkey::error::Reason;
+use hsmkey::hsm::{Hsm, Settings};
+
+use crate::scenario::*;
+
+const DATA: &[u8] = b"digest info";
+
+#[test]
+fn every_kind_of_loss_costs_no_signature_and_few_requests() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let public = inside.public("signing");
+            let key = inside.hsm().key(labelled("signing"), inside.auth());
+            inside.signs(&key, &public, DATA);
+            for kind in [
+                "error code=0x6",
+                "error code=0x90",
+                "error code=0xb0",
+                "error code=0xb3",
+                "error code=0x60",
+                "error code=0x82",
+                "error code=0x101",
+                "error code=0x190",
+                "general-error",
+                "device-error",
+                "device-memory",
+                "device-removed",
+                "error code=0xe0",
+                "error code=0xe1",
+                "session-lost",
+                "login-lost",
+                "handles-changed",
+                "not-initialized",
+                "throttled",
+            ] {
+                for function in ["C_SignInit", "C_Sign"] {
+                    inside.control(&format!("{kind} on={function} once"));
+                    let before = inside.count("requests");
+                    inside.signs(&key, &public, DATA);
+                    let extra = inside.count("requests") - before - 2;
+                    assert!(extra <= 8, "{kind} in {function}: {extra} requests more");
+                    inside.control("");
+                    let before = inside.count("requests");
+                    inside.signs(&key, &public, DATA);
+                    let extra = inside.count("requests") - before - 2;
+                    assert!(extra <= 8, "after {kind} in {function}: {extra} requests more");
+                }
+            }
+        },
+    );
+}
+
+#[test]
+fn a_search_is_made_again_when_something_is_lost_in_it() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let (hsm, auth) = (inside.hsm(), inside.auth());
+            let public = inside.public("signing");
+            inside.signs(&hsm.key(labelled("signing"), auth.clone()), &public, DATA);
+            for function in
+                ["C_FindObjectsInit", "C_FindObjects", "C_FindObjectsFinal", "C_GetAttributeValue"]
+            {
+                for kind in
+                    ["device-error", "session-lost", "login-lost", "error code=0x190", "error code=0x6"]
+                {
+                    inside.control(&format!("{kind} on={function} once"));
+                    let found = hsm.list(&labelled("signing"), &auth).unwrap();
+                    assert_eq!(found.len(), 1, "{kind} {function}");
+                    inside.signs(&found[0].private_key().unwrap(), &public, DATA);
+                }
+            }
+        },
+    );
+}
+
+fn mixed(inside: &Inside, seed: usize) {
+    let (threads, signatures) = (16, soak(60, 1000));
+    let public = inside.public("signing");
+    let key = inside.hsm().key(labelled("signing"), inside.auth());
+    inside.signs(&key, &public, DATA);
+    let errors = || -> u64 {
+        let calls =
+            ["OpenSession", "CloseSession", "Login", "FindObjectsInit", "FindObjects", "FindObjectsFinal"];
+        let calls = calls.iter().chain(&["SignInit", "Sign"]);
+        calls.map(|name| inside.count(&format!("errors.C_{name}"))).sum()
+    };
+    let (before, errors_before) = (inside.count("requests"), errors());
+    inside.control(&format!("mixed percent=5 seed={seed}"));
+    let failed = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut failed = Vec::new();
+                    for _ in 0..signatures {
+                        match sign(&key, DATA) {
+                            Ok(signature) => verify(&public, DATA, &signature),
+                            Err(error) => failed.push(error.to_string()),
+                        }
+                    }
+                    failed
+                })
+            })
+            .collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect::<Vec<_>>()
+    });
+    inside.control("");
+    assert_eq!(failed, [""; 0]);
+    let requests = inside.count("requests") - before;
+    let needed = 2 * (threads * signatures) as u64;
+    // One fault may fail sixteen calls, one in each session.
+    let failed = errors() - errors_before;
+    assert!(requests <= needed + 5 * failed, "{requests} requests for {needed}, {failed} calls failed");
+    assert_eq!(inside.count("session_violations"), 0);
+}
+
+#[test]
+fn faults_in_five_calls_of_a_hundred_cost_no_signature() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| (1..=soak(2, 5)).for_each(|seed| mixed(inside, seed)),
+    );
+}
+
+#[test]
+fn all_lost_for_a_while_is_waited_for() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let public = inside.public("signing");
+            let key = inside.hsm().key(labelled("signing"), inside.auth());
+            inside.signs(&key, &public, DATA);
+            inside.control("all-lost ms=1500");
+            let start = Instant::now();
+            thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| (0..5).for_each(|_| inside.signs(&key, &public, DATA)));
+                }
+            });
+            let took = start.elapsed();
+            assert!(took >= Duration::from_millis(1400) && took < Duration::from_secs(6), "{took:?}");
+        },
+    );
+}
+
+#[test]
+fn all_lost_for_longer_than_the_limit_fails_with_the_cause_and_comes_back() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let public = inside.public("signing");
+            let hsm = Hsm::new(Settings { retry_time: Duration::from_millis(400), ..inside.settings() });
+            let key = hsm.key(labelled("signing"), inside.auth());
+            inside.signs(&key, &public, DATA);
+            inside.control("all-lost ms=1500");
+            let start = Instant::now();
+            thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        let error = sign(&key, DATA).unwrap_err();
+                        assert_eq!(error.reason(), Reason::HsmUnavailable, "{error}");
+                        assert!(error.call().is_some(), "{error}");
+                    });
+                }
+            });
+            assert!(start.elapsed() < Duration::from_millis(1300), "{:?}", start.elapsed());
+            thread::sleep(Duration::from_millis(1600).saturating_sub(start.elapsed()));
+            inside.signs(&key, &public, DATA);
+        },
+    );
+}
+
+#[test]
+fn a_call_that_does_not_return_costs_its_own_thread_only() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let public = inside.public("signing");
+            let key = inside.hsm().key(labelled("signing"), inside.auth());
+            inside.signs(&key, &public, DATA);
+            inside.control("block on=C_Sign once ms=2s");
+            let blocked = AtomicBool::new(true);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    inside.signs(&key, &public, DATA);
+                    blocked.store(false, Relaxed);
+                });
+                thread::sleep(Duration::from_millis(200));
+                let start = Instant::now();
+                for _ in 0..4 {
+                    scope.spawn(|| (0..50).for_each(|_| inside.signs(&key, &public, DATA)));
+                }
+                while inside.count("calls.C_Sign") < 202 {
+                    assert!(start.elapsed() < Duration::from_millis(1500));
+                    thread::sleep(Duration::from_millis(5));
+                }
+                assert!(blocked.load(Relaxed));
+            });
+        },
+    );
+}
+
+#[test]
+fn what_is_not_transient_fails_at_once() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let public = inside.public("signing");
+            let key = inside.hsm().key(labelled("signing"), inside.auth());
+            inside.signs(&key, &public, DATA);
+            for (code, reason) in [
+                ("0x68", Reason::KeyNotPermitted),
+                ("0x70", Reason::MechanismUnsupported),
+                ("0x21", Reason::DataLength),
+                ("0x7", Reason::HsmCall),
+                ("0x80000001", Reason::HsmCall),
+            ] {
+                inside.control(&format!("error on=C_SignInit times=2 code={code}"));
+                let before = inside.count("calls.C_SignInit");
+                let error = sign(&key, DATA).unwrap_err();
+                assert_eq!(error.reason(), reason, "{error}");
+                assert_eq!(inside.count("calls.C_SignInit") - before, 1);
+                inside.control("");
+                inside.signs(&key, &public, DATA);
+            }
+        },
+    );
+}

@@ -1,0 +1,146 @@
+//! The pool, and modules that cannot lock.
+
+use std::thread;
+use std::time::Duration;
+
+use hsmkey::error::Reason;
+use hsmkey::hsm::{Hsm, Settings};
+
+use crate::scenario::*;
+
+const DATA: &[u8] = b"digest info";
+
+fn many_threads(inside: &Inside, hsm: &Hsm) {
+    let public = inside.public("signing");
+    let key = hsm.key(labelled("signing"), inside.auth());
+    thread::scope(|scope| {
+        for _ in 0..64 {
+            scope.spawn(|| (0..5).for_each(|_| inside.signs(&key, &public, DATA)));
+        }
+    });
+    assert_eq!(inside.count("session_violations"), 0);
+    assert_eq!(inside.count("calls.C_Login"), 1);
+}
+
+#[test]
+fn sixty_four_threads_wait_for_the_four_sessions_that_the_hsm_allows() {
+    scenario(
+        &format!("{CLOUDHSM}sessions = 4\n"),
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            many_threads(inside, &inside.hsm());
+            let opened = inside.count("calls.C_OpenSession");
+            assert!(opened < 130, "{opened} C_OpenSession");
+        },
+    );
+}
+
+#[test]
+fn a_session_limit_is_known_by_whatever_code() {
+    scenario(
+        &format!("{CLOUDHSM}sessions = 4\nsessions_code = 0x7\n"),
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| many_threads(inside, &inside.hsm()),
+    );
+}
+
+#[test]
+fn the_directive_limits_the_sessions_and_they_are_opened_once() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            many_threads(inside, &Hsm::new(Settings { max_sessions: 3, ..inside.settings() }));
+            assert!(inside.count("calls.C_OpenSession") <= 3);
+            assert_eq!(inside.count("calls.C_CloseSession"), 0);
+        },
+    );
+}
+
+#[test]
+fn no_free_session_in_time_names_the_directive_to_raise() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let public = inside.public("signing");
+            let retry_time = Duration::from_millis(300);
+            let hsm = Hsm::new(Settings { max_sessions: 1, retry_time, ..inside.settings() });
+            let key = hsm.key(labelled("signing"), inside.auth());
+            inside.signs(&key, &public, DATA);
+            inside.control("block on=C_Sign once ms=1s");
+            thread::scope(|scope| {
+                scope.spawn(|| inside.signs(&key, &public, DATA));
+                thread::sleep(Duration::from_millis(100));
+                let error = sign(&key, DATA).unwrap_err();
+                assert_eq!(error.reason(), Reason::SessionsExhausted, "{error}");
+                assert!(error.detail().contains("hsmkey-max-sessions"), "{error}");
+            });
+            inside.signs(&key, &public, DATA);
+        },
+    );
+}
+
+#[test]
+fn sessions_that_failed_do_not_pile_up() {
+    scenario(
+        &format!("{CLOUDHSM}sessions = 4\n"),
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let public = inside.public("signing");
+            let key = inside.hsm().key(labelled("signing"), inside.auth());
+            inside.signs(&key, &public, DATA);
+            for _ in 0..20 {
+                inside.control("error on=C_Sign once code=0x6");
+                inside.signs(&key, &public, DATA);
+            }
+            assert_eq!(inside.count("calls.C_Login"), 1);
+        },
+    );
+}
+
+#[test]
+fn a_module_that_cannot_lock_is_driven_one_call_at_a_time() {
+    scenario(
+        &format!("{CLOUDHSM}cant_lock = on\n"),
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let public = inside.public("signing");
+            let key = inside.hsm().key(labelled("signing"), inside.auth());
+            thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| (0..10).for_each(|_| inside.signs(&key, &public, DATA)));
+                }
+            });
+            assert_eq!((inside.count("module_violations"), inside.count("in_flight_max")), (0, 1));
+            assert_eq!(inside.count("calls.C_Initialize"), 2);
+        },
+    );
+}
+
+/// Resident memory in KiB.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").trim().parse().unwrap()
+}
+
+#[test]
+fn signatures_and_configurations_that_come_and_go_leave_nothing_behind() {
+    scenario(
+        &format!("{CLOUDHSM}signer = null\n"),
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let cycle = || {
+                let key = inside.hsm().key(labelled("signing"), inside.auth());
+                (0..10).for_each(|_| drop(sign(&key, DATA).unwrap()));
+            };
+            (0..soak(200, 1000)).for_each(|_| cycle());
+            let before = resident();
+            (0..soak(1000, 10_000)).for_each(|_| cycle());
+            let grown = resident().saturating_sub(before);
+            assert!(grown < 1024, "{grown} KiB more");
+            assert_eq!((inside.count("calls.C_Initialize"), inside.count("calls.C_OpenSession")), (1, 1));
+        },
+    );
+}
