@@ -77,18 +77,23 @@ fn enter() {
     if depth > 0 {
         return;
     }
-    if CLOSED.load(SeqCst) && !exit::is_this_thread() {
-        INSIDE.fetch_sub(1, SeqCst);
-        exit::wait_for_the_end();
-    }
     let mut drained = None;
-    while GATE.load(SeqCst) {
+    loop {
+        // Looked at again after every rest: the process may have begun to end while this thread was not counted.
+        if CLOSED.load(SeqCst) && !exit::is_this_thread() {
+            INSIDE.fetch_sub(1, SeqCst);
+            exit::wait_for_the_end();
+        }
+        // Other fork handlers may be waiting for this very call: do not make them wait long.
+        let is_held = GATE.load(SeqCst) && drained.is_none_or(|since: Instant| since.elapsed() <= HOLD);
+        if !is_held {
+            return;
+        }
         INSIDE.fetch_sub(1, SeqCst);
         std::thread::sleep(Duration::from_micros(50));
         INSIDE.fetch_add(1, SeqCst);
-        // Other fork handlers may be waiting for this very call: do not make them wait long.
-        if DRAINED.load(SeqCst) && drained.get_or_insert_with(Instant::now).elapsed() > HOLD {
-            return;
+        if DRAINED.load(SeqCst) {
+            drained.get_or_insert_with(Instant::now);
         }
     }
 }

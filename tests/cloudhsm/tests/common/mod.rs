@@ -312,7 +312,7 @@ pub fn mechanism(mechanism: CK_MECHANISM_TYPE) -> CK_MECHANISM {
 /// The exit code of a child whose assertions failed.
 pub const PANICKED: i32 = 250;
 
-/// Forks, runs `child` there, and returns its exit code; `None` if it had to be killed after `limit`.
+/// Forks, runs `child` there, and returns its exit code (a signal as a negative number); `None` if it had to be killed after `limit`.
 pub fn in_child(limit: Duration, child: impl FnOnce() -> i32) -> Option<i32> {
     wait_for(start_child(child), limit)
 }
@@ -331,14 +331,17 @@ pub fn start_child(child: impl FnOnce() -> i32) -> i32 {
     pid
 }
 
-/// Waits for a child that is ours.
+/// Waits for a child that is ours: its exit code, or its signal as a negative number.
 pub fn wait_for(pid: i32, limit: Duration) -> Option<i32> {
     let end = std::time::Instant::now() + limit;
     loop {
         let mut status = 0;
         // SAFETY: our own child.
         if unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) } == pid {
-            return libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
+            return Some(match libc::WIFEXITED(status) {
+                true => libc::WEXITSTATUS(status),
+                false => -libc::WTERMSIG(status),
+            });
         }
         if std::time::Instant::now() > end {
             // SAFETY: our own child, not yet waited for.
