@@ -5,6 +5,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod servers;
+
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};

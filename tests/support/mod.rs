@@ -15,6 +15,7 @@ mod compile;
 mod hsm;
 mod program;
 mod recorder;
+mod server;
 mod token;
 mod valgrind;
 
@@ -22,6 +23,7 @@ pub use compile::c_program;
 pub use hsm::{Hsm, Key};
 pub use program::Program;
 pub use recorder::Recorder;
+pub use server::{Handshakes, Server, TlsClient, free_port};
 pub use token::{Token, softhsm};
 pub use valgrind::ours;
 
