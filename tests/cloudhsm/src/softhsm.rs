@@ -157,7 +157,12 @@ pub fn unset() {
 }
 
 /// Loads a copy of the module at `path` that shares nothing with other copies.
+///
+/// In a root directory without /proc there are no copies: the first generation gets the module itself.
 pub fn load_copy(path: &Path) -> Result<&'static CK_FUNCTION_LIST, String> {
+    if GENERATION.load(Relaxed) == 0 && !Path::new("/proc/self/fd").exists() {
+        return load(path);
+    }
     let library = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     // SAFETY: a C string.
     let file = unsafe { libc::memfd_create(c"libsofthsm2.so".as_ptr(), libc::MFD_CLOEXEC) };

@@ -1,0 +1,61 @@
+//! Apache, with processes and with threads.
+
+use std::path::Path;
+
+use crate::site::{Form, Site, every, installed, is_root, nobody_crashed};
+use crate::support::Server;
+
+#[test]
+fn apache_prefork_serves_through_graceful_restarts() {
+    // A child serves twenty connections, so that children are made all the time.
+    serves("Apache prefork", "mpm_prefork", "StartServers 2\nMinSpareServers 2\nMaxRequestWorkers 8\nMaxConnectionsPerChild 20\n");
+}
+
+#[test]
+fn apache_event_serves_through_graceful_restarts() {
+    serves("Apache event", "mpm_event", "StartServers 2\nThreadsPerChild 8\nMaxRequestWorkers 32\n");
+}
+
+fn serves(name: &str, mpm: &str, sizes: &str) {
+    if !is_root(name) {
+        return;
+    }
+    let program = ["/usr/sbin/apache2", "/usr/sbin/httpd"].into_iter().find(|program| installed(program).is_some());
+    every(name, program.unwrap_or("apache2"), Form::ALL, |site| serve(site, program.expect("Apache"), mpm, sizes));
+}
+
+fn serve(site: &Site, program: &str, mpm: &str, sizes: &str) {
+    let modules = ["/usr/lib/apache2/modules", "/usr/lib64/httpd/modules"];
+    let modules = modules.into_iter().find(|directory| Path::new(directory).is_dir()).expect("Apache's modules");
+    let load = |name: &str| format!("LoadModule {name}_module {modules}/mod_{name}.so\n");
+    let load: String = [mpm, "authz_core", "socache_shmcb", "ssl"].map(load).concat();
+    let (directory, www, log) = (site.directory("apache"), site.directory("www"), &site.log);
+    let snippet = site.configure("apache.conf", &[]);
+    let main = site.hsm.token.write(
+        "main.conf",
+        format!(
+            "{load}{sizes}ServerRoot {directory}\nDocumentRoot {www}\nServerName localhost\nPidFile {directory}/pid\n\
+             DefaultRuntimeDir {directory}\nErrorLog {log}\nLogLevel notice\nUser www-data\nGroup www-data\n\
+             SSLSessionCache none\nSSLSessionTickets off\nInclude {snippet}\n"
+        ),
+    );
+    // For a URI Apache takes an engine named pkcs11 where one is installed, and the provider where none is.
+    let apache = |arguments: &[&str]| {
+        site.program(program, &[arguments, &["-f", &main]].concat()).env("OPENSSL_ENGINES", &directory)
+    };
+    apache(&["-t"]).succeeds();
+    let apache = apache(&["-D", "FOREGROUND"]);
+    let server = Server::foreground(apache, site.port, Path::new(log));
+    site.serve(&server, &site.http(), || {
+        for restarts in 1..=2 {
+            server.signal("USR1");
+            site.until("restarted", || server.said().matches("resuming normal operations").count() > restarts);
+        }
+    });
+    let said = server.stop("TERM");
+    nobody_crashed(&said);
+    // A child that crashed (AH00051, AH00052), one that had to be killed (AH00046).
+    for wrong in ["AH00051", "AH00052", "AH00046"] {
+        assert!(!said.contains(wrong), "{said}");
+    }
+}

@@ -1,0 +1,281 @@
+//! What an application is given: a key in the HSM in one of its forms, a certificate, a port, and the configuration from conf/.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use hsmkey::keyfile;
+use hsmkey::public::{PublicKey, RsaPublicKey};
+use hsmkey::uri::Uri;
+
+use crate::support::{Handshakes, Hsm, Key, Program, Server, TlsClient, free_port, repository};
+use crate::table::{saw, skipped};
+
+/// A kind of key.
+pub struct Kind {
+    /// Its name, as in the table.
+    pub name: &'static str,
+    import: fn(&Hsm) -> (Key, PublicKey),
+}
+
+/// The kinds of keys that every application is tried with.
+pub const KINDS: &[Kind] = &[Kind { name: "RSA", import: import_rsa }];
+
+fn import_rsa(hsm: &Hsm) -> (Key, PublicKey) {
+    let key = hsm.import_rsa(2048, "service");
+    let rsa = key.software.rsa().expect("an RSA key");
+    let public = PublicKey::Rsa(RsaPublicKey::new(&rsa.n().to_vec(), &rsa.e().to_vec()));
+    (key, public)
+}
+
+/// How an application is told of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// The reference key file.
+    Reference,
+    /// The pointer file, with the public half in it.
+    Pointer,
+    /// A `pkcs11:` URI.
+    Uri,
+}
+
+impl Form {
+    /// For applications that take files.
+    pub const FILES: &[Self] = &[Self::Reference, Self::Pointer];
+    /// For those that take URIs too.
+    pub const ALL: &[Self] = &[Self::Reference, Self::Pointer, Self::Uri];
+
+    fn column(self) -> &'static str {
+        match self {
+            Self::Reference => "reference file",
+            Self::Pointer => "pointer file",
+            Self::Uri => "URI",
+        }
+    }
+}
+
+/// A machine with an application on it.
+pub struct Site {
+    /// The HSM, a CloudHSM.
+    pub hsm: Hsm,
+    /// The key's files.
+    pub files: Key,
+    /// What the application's configuration names: a path or a URI.
+    pub key: String,
+    /// The path of the key's certificate, which is its own issuer.
+    pub certificate: String,
+    /// A port that is free.
+    pub port: u16,
+    /// Where the server writes.
+    pub log: String,
+}
+
+/// How many requests a server serves: before a reload, and after it.
+pub fn requests() -> u32 {
+    if std::env::var_os("HSMKEY_SOAK").is_some() { 150 } else { 30 }
+}
+
+/// Tries an application with every kind of key in each form, and enters into the table that it works. A program that is not there skips all.
+pub fn every(application: &str, program: &str, forms: &[Form], test: impl Fn(&Site)) {
+    tried(application, program, forms, "yes", test);
+}
+
+/// The same for an application that does not work: the test makes sure of how, the page says why.
+pub fn none(application: &str, program: &str, forms: &[Form], test: impl Fn(&Site)) {
+    tried(application, program, forms, "no", test);
+}
+
+fn tried(application: &str, program: &str, forms: &[Form], cell: &str, test: impl Fn(&Site)) {
+    if installed(program).is_none() {
+        return skipped(application, &format!("there is no {program}"));
+    }
+    for form in forms {
+        for kind in KINDS {
+            eprintln!("{application}, {} key, {form:?}", kind.name);
+            test(&Site::new(kind, *form));
+        }
+        saw(application, form.column(), cell);
+    }
+    for form in Form::ALL.iter().filter(|form| !forms.contains(form)) {
+        saw(application, form.column(), "");
+    }
+}
+
+/// The path of a program, which may be in a directory for administrators.
+pub fn installed(program: &str) -> Option<PathBuf> {
+    if program.starts_with('/') {
+        return Some(PathBuf::from(program)).filter(|path| path.exists());
+    }
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
+    path.split(':').map(|directory| Path::new(directory).join(program)).find(|path| path.exists())
+}
+
+/// Whether the tests may become other users. Says so where they may not.
+pub fn is_root(application: &str) -> bool {
+    // SAFETY-free: the owner of our own entry in /proc.
+    let root = fs::metadata("/proc/self").expect("our own entry").uid() == 0;
+    if !root {
+        skipped(application, "only root can start it as its own user");
+    }
+    root
+}
+
+impl Site {
+    fn new(kind: &Kind, form: Form) -> Self {
+        let hsm = Hsm::cloudhsm();
+        let (files, public) = (kind.import)(&hsm);
+        let uri: Uri = files.uri.parse().expect("a URI");
+        let key = match form {
+            Form::Reference => files.file.clone(),
+            Form::Pointer => {
+                let uri = Uri { public: Some(public), ..uri };
+                hsm.token.write("pointer.key", keyfile::write_pointer(&uri).expect("a private key's URI"))
+            }
+            Form::Uri => files.uri.clone(),
+        };
+        let certificate = hsm.token.path("certificate.pem");
+        let arguments = ["req", "-x509", "-new", "-sha256", "-key", &files.software_file, "-subj", "/CN=localhost", "-out"];
+        Program::stock_openssl(arguments.into_iter().chain([&certificate[..]])).succeeds();
+        let log = hsm.token.write("server.log", "");
+        let site = Self { hsm, files, key, certificate, port: free_port(), log };
+        site.open_to_others();
+        site
+    }
+
+    /// Workers are somebody else, who may use the token and may not read the PIN's and the key's file.
+    fn open_to_others(&self) {
+        let mode = |path: &str, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("our own file");
+        };
+        mode(&self.hsm.token.path("."), 0o755);
+        mode(&self.log, 0o666);
+        mode(&self.certificate, 0o644);
+        mode(&self.hsm.openssl_cnf(), 0o644);
+        // The first that calls the module would make the directory, and he may be somebody who may not.
+        self.hsm.recorder.clear_faults();
+        let open = ["tokens", "softhsm2.conf", "recorder.conf"].map(|name| self.hsm.token.path(name));
+        Program::new("chmod", ["-R", "a+rwX"].into_iter().map(str::to_owned).chain(open)).succeeds();
+    }
+
+    /// A path in the site's directory.
+    pub fn path(&self, name: &str) -> String {
+        self.hsm.token.path(name)
+    }
+
+    /// A new directory in the site's.
+    pub fn directory(&self, name: &str) -> String {
+        let path = self.path(name);
+        fs::create_dir(&path).expect("a directory in the site's");
+        path
+    }
+
+    /// Gives files to a user of this machine, and the PIN's too: he runs the whole service.
+    pub fn give_to(&self, user: &str, paths: &[&str]) {
+        let pin = self.hsm.token.pin_file();
+        let owner = format!("{user}:");
+        let all = ["-R", &owner, &pin].into_iter().chain(paths.iter().copied());
+        Program::new("chown", all).succeeds();
+    }
+
+    /// A file of conf/ as this site has it.
+    pub fn configuration(&self, name: &str, more: &[(&str, &str)]) -> String {
+        let text = fs::read_to_string(repository().join("conf").join(name)).expect("a file of conf/");
+        for (from, _) in more {
+            assert!(text.contains(from), "conf/{name} has no {from}");
+        }
+        self.here(&more.iter().fold(text, |text, (from, to)| text.replace(from, to)))
+    }
+
+    /// A text with the site's own files and port in place of an administrator's.
+    pub fn here(&self, text: &str) -> String {
+        let port = self.port.to_string();
+        let own = [
+            ("/etc/pki/server.key", &self.key[..]),
+            ("/etc/pki/server.pem", &self.certificate),
+            ("/etc/hsmkey/openssl.cnf", &self.hsm.openssl_cnf()),
+            ("8443", &port),
+        ];
+        own.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+    }
+
+    /// The same, written into the site's directory.
+    pub fn configure(&self, name: &str, more: &[(&str, &str)]) -> String {
+        let text = self.configuration(name, more);
+        let path = self.hsm.token.write(Path::new(name).file_name().unwrap().to_str().unwrap(), text);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("our own file");
+        path
+    }
+
+    /// A program with hsmkey, as conf/systemd.conf sets its environment.
+    pub fn program(&self, name: &str, arguments: &[&str]) -> Program {
+        let program = installed(name).unwrap_or_else(|| panic!("{name} was there before"));
+        self.environment(self.hsm.program(program, arguments))
+    }
+
+    /// The same as another user of this machine.
+    pub fn program_as(&self, user: &str, name: &str, arguments: &[&str]) -> Program {
+        let program = installed(name).unwrap_or_else(|| panic!("{name} was there before"));
+        let (uid, gid) = (format!("--reuid={user}"), format!("--regid={user}"));
+        let before = [&uid[..], &gid, "--init-groups", program.to_str().expect("a path")];
+        self.environment(self.hsm.program("setpriv", before.into_iter().chain(arguments.iter().copied())))
+    }
+
+    fn environment(&self, program: Program) -> Program {
+        let drop_in = self.configuration("systemd.conf", &[]);
+        let lines = drop_in.lines().filter_map(|line| line.strip_prefix("Environment=")?.split_once('='));
+        lines.fold(program, |program, (name, value)| program.env(name, value))
+    }
+
+    /// A client that sends an HTTP request.
+    pub fn http(&self) -> TlsClient {
+        self.client().request("GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+    }
+
+    /// A client that shakes hands.
+    pub fn client(&self) -> TlsClient {
+        TlsClient::new(self.port, &self.certificate)
+    }
+
+    /// Handshakes before a reload, during it and after it. All of them have to be made.
+    pub fn serve(&self, server: &Server, client: &TlsClient, reload: impl FnOnce()) {
+        let before = client.times(requests());
+        self.all_made(server, &before, requests());
+        let during = client.start(2);
+        self.all_made(server, &client.times(requests() / 4), requests() / 4);
+        reload();
+        self.all_made(server, &client.times(requests()), requests());
+        let during = during.stop();
+        self.all_made(server, &during, during.made);
+        self.signed(2 * requests() + during.made);
+    }
+
+    /// All handshakes were made.
+    pub fn all_made(&self, server: &Server, handshakes: &Handshakes, count: u32) {
+        let failed = handshakes.failed.first().map_or("", String::as_str);
+        assert_eq!((handshakes.made, handshakes.failed.len(), failed), (count, 0, ""), "{}", server.said());
+    }
+
+    /// The HSM made at least so many signatures, and nobody tried a wrong PIN.
+    pub fn signed(&self, count: u32) {
+        let counts = self.hsm.recorder.counts();
+        assert!(counts.get("calls.C_Sign") >= count.into(), "{} of {count}", counts.get("calls.C_Sign"));
+        assert_eq!(counts.get("login_pin_incorrect"), 0);
+        assert_eq!(counts.get("session_violations"), 0);
+    }
+
+    /// Waits until something is so. Servers are asked to reload and do it when they come to it.
+    pub fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+        let begun = std::time::Instant::now();
+        while !is_so() {
+            assert!(begun.elapsed().as_secs() < 20, "not {what}\n{}", fs::read_to_string(&self.log).unwrap_or_default());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+}
+
+/// That no process of a server died of a signal, in what the server says of that.
+pub fn nobody_crashed(said: &str) {
+    for wrong in ["exited on signal", "exit signal", "core dump", "terminated by signal", "Segmentation", "signal 11", "signal 6"] {
+        assert!(!said.contains(wrong), "{said}");
+    }
+}

@@ -1,0 +1,49 @@
+//! stunnel, in front of a plain server.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+
+use crate::site::{Form, every, is_root, nobody_crashed};
+use crate::support::Server;
+
+/// A plain HTTP server on a port that the system chooses.
+fn plain_server() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
+    let port = listener.local_addr().expect("it is bound").port();
+    // It ends with the test program.
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut request = [0; 512];
+                if stream.read(&mut request).is_ok_and(|length| length > 0) {
+                    let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nserved\n");
+                }
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn stunnel_serves_as_its_own_user_through_a_reload() {
+    if !is_root("stunnel") {
+        return;
+    }
+    every("stunnel", "stunnel4", Form::FILES, |site| {
+        let port = plain_server().to_string();
+        let service = site.configure("stunnel.conf", &[("8080", &port)]);
+        let service = std::fs::read_to_string(service).expect("our own file");
+        let text = format!("foreground = yes\ndebug = notice\npid =\n{service}");
+        let main = site.hsm.token.write("main.conf", text);
+        let stunnel = site.program("stunnel4", &[&main]);
+        let server = Server::foreground(stunnel, site.port, Path::new(&site.log));
+        site.serve(&server, &site.http(), || {
+            let loaded = || server.said().matches("Configuration successful").count();
+            let before = loaded();
+            server.signal("HUP");
+            site.until("reloaded", || loaded() > before);
+        });
+        nobody_crashed(&server.stop("TERM"));
+    });
+}
