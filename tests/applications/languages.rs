@@ -1,1 +1,65 @@
-//! x
+//! Programs in Python, PHP, Ruby and JavaScript: those of conf/programs.
+
+use std::path::Path;
+
+use crate::site::{Form, Site, every, nobody_crashed};
+use crate::support::{Program, Server};
+
+/// Runs a program that signs `document`, and verifies what it wrote.
+fn signs(site: &Site, interpreter: &str, program: &str) {
+    site.hsm.token.write("document", "some octets");
+    let program = site.configure(program, &[]);
+    site.program(interpreter, &[&program]).succeeds();
+    for (digest, file) in [("-sha1", "sha1.sig"), ("-sha256", "sha256.sig")] {
+        let verify = ["dgst", digest, "-verify", &site.files.public_file, "-signature", file, "document"];
+        Program::stock_openssl(verify).current_dir(site.path("")).succeeds();
+    }
+    site.signed(2);
+}
+
+/// Starts a program that is a server. It goes on serving when it is told to load the key anew.
+fn serves(site: &Site, interpreter: &str, program: &str, reload: bool) {
+    let program = site.configure(program, &[]);
+    let server = Server::foreground(site.program(interpreter, &[&program]), site.port, Path::new(&site.log));
+    site.serve(&server, &site.http(), || {
+        if reload {
+            server.signal("HUP");
+            site.until("reloaded", || server.said().contains("loaded again"));
+        }
+    });
+    nobody_crashed(&server.stop("TERM"));
+}
+
+#[test]
+fn python_serves_and_loads_the_key_again() {
+    every("Python", "python3", Form::FILES, |site| serves(site, "python3", "programs/server.py", true));
+}
+
+#[test]
+fn php_signs_and_issues_certificates() {
+    every("PHP", "php", Form::FILES, |site| {
+        signs(site, "php", "programs/sign.php");
+        let verify = |arguments: &[&str]| {
+            Program::stock_openssl(arguments).current_dir(site.path("")).succeeds();
+        };
+        verify(&["req", "-in", "request.pem", "-verify", "-noout"]);
+        verify(&["verify", "-CAfile", "signed.pem", "-check_ss_sig", "signed.pem"]);
+        site.signed(4);
+    });
+}
+
+#[test]
+fn node_signs_and_serves_and_loads_the_key_again() {
+    every("Node.js", "node", Form::FILES, |site| {
+        signs(site, "node", "programs/sign.js");
+        serves(site, "node", "programs/server.js", true);
+    });
+}
+
+#[test]
+fn ruby_signs_and_serves() {
+    every("Ruby", "ruby", Form::FILES, |site| {
+        signs(site, "ruby", "programs/sign.rb");
+        serves(site, "ruby", "programs/server.rb", false);
+    });
+}

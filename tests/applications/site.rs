@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use hsmkey::keyfile;
 use hsmkey::public::{PublicKey, RsaPublicKey};
 use hsmkey::uri::Uri;
+use openssl::ssl::SslVersion;
 
 use crate::support::{Handshakes, Hsm, Key, Program, Server, TlsClient, free_port, repository};
 use crate::table::{saw, skipped};
@@ -246,7 +247,17 @@ impl Site {
         self.all_made(server, &client.times(requests()), requests());
         let during = during.stop();
         self.all_made(server, &during, during.made);
-        self.signed(2 * requests() + during.made);
+        let older = TlsClient::only(self.port, &self.certificate, SslVersion::TLS1_2, "ECDHE").times(5);
+        self.all_made(server, &older, 5);
+        self.signed(2 * requests() + during.made + older.made);
+    }
+
+    /// The same for a server that accepts nobody during a reload.
+    pub fn serve_in_turn(&self, server: &Server, client: &TlsClient, reload: impl FnOnce()) {
+        self.all_made(server, &client.times(requests()), requests());
+        reload();
+        self.all_made(server, &client.times(requests()), requests());
+        self.signed(2 * requests());
     }
 
     /// All handshakes were made.

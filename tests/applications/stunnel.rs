@@ -1,11 +1,12 @@
 //! stunnel, in front of a plain server.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 
 use crate::site::{Form, every, is_root, nobody_crashed};
-use crate::support::Server;
+use crate::support::{Program, Server};
 
 /// A plain HTTP server on a port that the system chooses.
 fn plain_server() -> u16 {
@@ -33,12 +34,15 @@ fn stunnel_serves_as_its_own_user_through_a_reload() {
     every("stunnel", "stunnel4", Form::FILES, |site| {
         let port = plain_server().to_string();
         let service = site.configure("stunnel.conf", &[("8080", &port)]);
-        let service = std::fs::read_to_string(service).expect("our own file");
+        let service = fs::read_to_string(service).expect("our own file");
         let text = format!("foreground = yes\ndebug = notice\npid =\n{service}");
         let main = site.hsm.token.write("main.conf", text);
+        // It reads both again as its own user.
+        Program::new("chown", ["stunnel4", &main, &site.key]).succeeds();
         let stunnel = site.program("stunnel4", &[&main]);
         let server = Server::foreground(stunnel, site.port, Path::new(&site.log));
-        site.serve(&server, &site.http(), || {
+        // It closes its port for the time of a reload.
+        site.serve_in_turn(&server, &site.http(), || {
             let loaded = || server.said().matches("Configuration successful").count();
             let before = loaded();
             server.signal("HUP");
