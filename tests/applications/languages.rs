@@ -3,13 +3,19 @@
 use std::path::Path;
 
 use crate::site::{Form, Site, every, nobody_crashed};
-use crate::support::{Program, Server};
+use crate::support::{Program, Server, repository};
+
+/// A program with hsmkey. Ruby has a file of ours to read before it.
+fn run(site: &Site, interpreter: &str, program: &str) -> Program {
+    let first = repository().join("conf/hsmkey.rb");
+    site.program(interpreter, &[program]).env("RUBYOPT", format!("-r{}", first.display()))
+}
 
 /// Runs a program that signs `document`, and verifies what it wrote.
 fn signs(site: &Site, interpreter: &str, program: &str) {
     site.hsm.token.write("document", "some octets");
     let program = site.configure(program, &[]);
-    site.program(interpreter, &[&program]).succeeds();
+    run(site, interpreter, &program).succeeds();
     for (digest, file) in [("-sha1", "sha1.sig"), ("-sha256", "sha256.sig")] {
         let verify = ["dgst", digest, "-verify", &site.files.public_file, "-signature", file, "document"];
         Program::stock_openssl(verify).current_dir(site.path("")).succeeds();
@@ -20,7 +26,7 @@ fn signs(site: &Site, interpreter: &str, program: &str) {
 /// Starts a program that is a server. It goes on serving when it is told to load the key anew.
 fn serves(site: &Site, interpreter: &str, program: &str, reload: bool) {
     let program = site.configure(program, &[]);
-    let server = Server::foreground(site.program(interpreter, &[&program]), site.port, Path::new(&site.log));
+    let server = Server::foreground(run(site, interpreter, &program), site.port, Path::new(&site.log));
     site.serve(&server, &site.http(), || {
         if reload {
             server.signal("HUP");
@@ -61,5 +67,20 @@ fn ruby_signs_and_serves() {
     every("Ruby", "ruby", Form::FILES, |site| {
         signs(site, "ruby", "programs/sign.rb");
         serves(site, "ruby", "programs/server.rb", false);
+    });
+}
+
+#[test]
+fn ruby_knows_private_keys_from_public_ones() {
+    every("Ruby", "ruby", Form::FILES, |site| {
+        let script = "ARGV.each { |file| print OpenSSL::PKey.read(File.read(file)).private? ? 1 : 0 }";
+        let elliptic = site.path("ec.key");
+        Program::stock_openssl(["ecparam", "-genkey", "-name", "prime256v1", "-out", &elliptic]).succeeds();
+        let files = [&site.key, &site.files.public_file, &site.files.software_file, &elliptic];
+        let files = files.map(String::as_str);
+        let first = repository().join("conf/hsmkey.rb");
+        let arguments = [&["-r", first.to_str().expect("a path"), "-e", script][..], &files].concat();
+        assert_eq!(site.program("ruby", &arguments).succeeds().text(), "1011");
+        assert_eq!(site.hsm.recorder.counts().get("calls.C_Sign"), 0);
     });
 }

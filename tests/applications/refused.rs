@@ -1,1 +1,56 @@
-//! x
+//! Applications that ask for private numbers, which a provider's key can never give. That they fail is seen here, and how: with no
+//! crash and nothing written. docs/applications.md names the lines of theirs that ask.
+
+use std::fs;
+
+use crate::site::{Form, Site, none};
+use crate::support::Program;
+
+/// The command of docs/applications.md.
+pub const XMLSEC1: &str =
+    "xmlsec1 --sign --privkey-pem /etc/pki/server.key,/etc/pki/server.pem --output signed.xml template.xml";
+/// The command of docs/applications.md.
+pub const OPENDKIM: &str = "opendkim-testmsg -d example.com -s selector -k /etc/pki/server.key";
+
+const TEMPLATE: &str = r#"<?xml version="1.0"?>
+<Document><Data>some octets</Data><Signature xmlns="http://www.w3.org/2000/09/xmldsig#"><SignedInfo>
+<CanonicalizationMethod Algorithm="http://www.w3.org/TR/2001/REC-xml-c14n-20010315"/><SignatureMethod Algorithm="METHOD"/>
+<Reference URI=""><Transforms><Transform Algorithm="http://www.w3.org/2000/09/xmldsig#enveloped-signature"/></Transforms>
+<DigestMethod Algorithm="http://www.w3.org/2001/04/xmlenc#sha256"/><DigestValue/></Reference>
+</SignedInfo><SignatureValue/><KeyInfo><X509Data/></KeyInfo></Signature></Document>
+"#;
+
+/// Runs a command with hsmkey on the site's key, and without hsmkey on the same key in software, which has to work.
+fn only_software(site: &Site, command: &str, input: &str) -> Program {
+    let software = site.here(&command.replace("/etc/pki/server.key", &site.files.software_file));
+    let words: Vec<&str> = software.split(' ').collect();
+    Program::new(words[0], &words[1..]).current_dir(site.path("")).stdin(input).succeeds();
+    let hardware = site.here(command);
+    let words: Vec<&str> = hardware.split(' ').collect();
+    site.program(words[0], &words[1..]).stdin(input)
+}
+
+#[test]
+fn xmlsec1_takes_a_key_of_a_provider_for_a_public_one() {
+    none("xmlsec1", "xmlsec1", Form::FILES, |site| {
+        for method in ["http://www.w3.org/2000/09/xmldsig#rsa-sha1", "http://www.w3.org/2001/04/xmldsig-more#rsa-sha256"] {
+            site.hsm.token.write("template.xml", TEMPLATE.replace("METHOD", method));
+            let program = only_software(site, XMLSEC1, "");
+            let verify = ["--verify", "--trusted-pem", &site.certificate, "signed.xml"];
+            Program::new("xmlsec1", verify).current_dir(site.path("")).succeeds();
+            fs::remove_file(site.path("signed.xml")).expect("it was written");
+            assert!(program.fails().stderr.contains("key is not found"));
+            assert!(!fs::exists(site.path("signed.xml")).expect("a directory of ours"));
+        }
+        assert_eq!(site.hsm.recorder.counts().get("calls.C_Sign"), 0);
+    });
+}
+
+#[test]
+fn opendkim_wants_a_legacy_rsa_object() {
+    none("OpenDKIM", "opendkim-testmsg", Form::FILES, |site| {
+        let mail = "From: a@example.com\r\nTo: b@example.com\r\nDate: Thu, 1 Jan 2026 00:00:00 +0000\r\n\r\nsome octets\r\n";
+        only_software(site, OPENDKIM, mail).fails();
+        assert_eq!(site.hsm.recorder.counts().get("calls.C_Sign"), 0);
+    });
+}

@@ -1,1 +1,62 @@
-//! x
+//! Programs that sign files.
+
+use std::fs;
+
+use crate::site::{Form, every};
+use crate::support::Program;
+
+/// The command of docs/applications.md.
+pub const OSSLSIGNCODE: &str =
+    "osslsigncode sign -certs /etc/pki/server.pem -key /etc/pki/server.key -h sha256 -in program.exe -out signed.exe";
+
+/// A program for Windows that does nothing: headers and one section (Microsoft's PE format), each padded to 512 octets.
+fn windows_program() -> Vec<u8> {
+    let mut file = vec![0; 1024];
+    let mut put = |offset: usize, octets: &[u8]| file[offset..offset + octets.len()].copy_from_slice(octets);
+    put(0, b"MZ");
+    put(0x3c, &[0x40]);
+    put(0x40, b"PE\0\0");
+    // Machine, one section, the size of the optional header, characteristics.
+    put(0x44, &0x14c_u16.to_le_bytes());
+    put(0x46, &1_u16.to_le_bytes());
+    put(0x54, &0xe0_u16.to_le_bytes());
+    put(0x56, &0x102_u16.to_le_bytes());
+    // PE32: entry point, image base, alignments, sizes of image and headers, console, sixteen empty directories.
+    let optional: [(usize, u32); 9] = [
+        (0x58, 0x10b),
+        (0x68, 0x1000),
+        (0x74, 0x40_0000),
+        (0x78, 0x1000),
+        (0x7c, 0x200),
+        (0x90, 0x2000),
+        (0x94, 0x200),
+        (0x9c, 3),
+        (0xb4, 16),
+    ];
+    optional.iter().for_each(|(offset, value)| put(*offset, &value.to_le_bytes()));
+    // The section: name, sizes and places in memory and file, code that can be executed.
+    put(0x138, b".text");
+    for (offset, value) in [(0x140, 1), (0x144, 0x1000), (0x148, 0x200), (0x14c, 0x200), (0x15c, 0x6000_0020_u32)] {
+        put(offset, &value.to_le_bytes());
+    }
+    put(0x200, &[0xc3]);
+    file
+}
+
+#[test]
+fn osslsigncode_signs_for_windows() {
+    every("osslsigncode", "osslsigncode", Form::FILES, |site| {
+        site.hsm.token.write("program.exe", windows_program());
+        for digest in ["sha1", "sha256"] {
+            let command = site.here(OSSLSIGNCODE).replace("sha256", digest);
+            let words: Vec<&str> = command.split(' ').skip(1).collect();
+            site.program("osslsigncode", &words).succeeds();
+            let verify = ["verify", "-CAfile", &site.certificate, "-in", "signed.exe"];
+            let verified = Program::new("osslsigncode", verify).current_dir(site.path("")).succeeds();
+            let said = verified.text().to_lowercase();
+            assert!(said.contains(&format!("message digest algorithm  : {digest}")), "{verified}");
+            fs::remove_file(site.path("signed.exe")).expect("it was written");
+        }
+        site.signed(2);
+    });
+}

@@ -30,7 +30,7 @@ pub const APPLICATIONS: &[(&str, &str)] = &[
     ("curl", "client certificate"),
     ("osslsigncode", "Authenticode: SHA-1, SHA-256"),
     ("xmlsec1", "RSA-SHA1, RSA-SHA256"),
-    ("OpenDKIM", "rsa-sha1, rsa-sha256"),
+    ("OpenDKIM", "opendkim-testmsg: rsa-sha1"),
 ];
 
 /// The columns: how the application is told of the key.
