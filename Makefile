@@ -12,7 +12,7 @@ OPENSSLDIR ?= $(shell openssl version -d 2>/dev/null | sed -n 's/^OPENSSLDIR: "\
 SYSCONFDIR ?= /etc
 BUILT ?= target/release
 
-.PHONY: help build demo test soak fmt clippy install uninstall clean
+.PHONY: help build demo test soak applications fmt clippy install uninstall clean
 
 help: ## this list
 	@echo "hsmkey: OpenSSL signs with keys that live in an HSM"
@@ -30,11 +30,18 @@ demo: build ## one signing script, run with a key file and then, unchanged, with
 
 test: ## every test (installs what they need)
 	@scripts/prerequisites test
+	@scripts/prerequisites applications
 	@scripts/test
 
 soak: ## the long versions of the reliability tests (half an hour)
 	@scripts/prerequisites test
 	@HSMKEY_SOAK=1 scripts/test --test reliability -- --test-threads 1 --nocapture
+
+applications: ## 300 requests and more to each application, and the table in docs/applications.md anew
+	@scripts/prerequisites test
+	@scripts/prerequisites applications
+	@HSMKEY_APPLICATIONS=write HSMKEY_SOAK=1 scripts/test --test applications -- --skip the_table
+	@HSMKEY_APPLICATIONS=write $(CARGO) test --quiet --locked --test applications -- the_table
 
 fmt: ## formats the code
 	$(CARGO) fmt --all
