@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::error::{Error, Reason, Result, bail};
 use crate::hsm::{Object, PrivateKey};
 use crate::mechanism::Mechanism;
-use crate::public::{PublicKey, RsaPublicKey};
+use crate::public::{EcPublicKey, PublicKey, RsaPublicKey};
 
 pub use keys::{Ask, Keys};
 
@@ -39,7 +39,10 @@ impl Key {
             (Some(private), Some(public)) => {
                 Ok(Self { public: public.clone(), private: Ok(private), address, pss_only: object.pss_only })
             }
-            _ => bail!(KeyUnsupported, "the HSM does not say the public half of {address}"),
+            _ => bail!(
+                KeyUnsupported,
+                "the HSM does not say the public half of {address}, and no public key there is it"
+            ),
         }
     }
 
@@ -55,7 +58,18 @@ impl Key {
     pub fn rsa(&self) -> Result<&RsaPublicKey> {
         match &self.public {
             PublicKey::Rsa(rsa) => Ok(rsa),
-            PublicKey::Ec(_) => bail!(KeyUnsupported, "{} is an EC key", self.address),
+            other => bail!(KeyUnsupported, "{} is an {} key", self.address, other.type_name()),
+        }
+    }
+
+    /// The public half of an EC key.
+    ///
+    /// # Errors
+    /// `KeyUnsupported` for another type.
+    pub fn ec(&self) -> Result<&EcPublicKey> {
+        match &self.public {
+            PublicKey::Ec(ec) => Ok(ec),
+            other => bail!(KeyUnsupported, "{} is an {} key", self.address, other.type_name()),
         }
     }
 

@@ -1,5 +1,8 @@
 //! The public half of a key: what a key file knows without the HSM, and what a key in the HSM is recognised by.
 
+use crate::curve::Curve;
+use crate::error::{Result, bail};
+
 /// An RSA public key. Both numbers are big-endian without leading zeros.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RsaPublicKey {
@@ -18,13 +21,46 @@ pub struct EcPublicKey {
     pub point: Vec<u8>,
 }
 
+/// An Ed25519 public key (RFC 8032 section 5.1.5).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Ed25519PublicKey(pub [u8; 32]);
+
 /// The public half of a key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PublicKey {
     /// RSA, whatever padding the key is restricted to.
     Rsa(RsaPublicKey),
-    /// Elliptic curve.
+    /// Elliptic curve, for ECDSA and ECDH.
     Ec(EcPublicKey),
+    /// Edwards curve 25519, for EdDSA.
+    Ed25519(Ed25519PublicKey),
+}
+
+impl PublicKey {
+    /// What the type is called.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            PublicKey::Rsa(_) => "RSA",
+            PublicKey::Ec(_) => "EC",
+            PublicKey::Ed25519(_) => "Ed25519",
+        }
+    }
+}
+
+impl EcPublicKey {
+    /// Its curve.
+    ///
+    /// # Errors
+    /// `KeyUnsupported` for one that is not in [`Curve::ALL`], and for a point that is not an uncompressed one of its size.
+    pub fn curve(&self) -> Result<&'static Curve> {
+        let Some(curve) = Curve::by_params(&self.params) else {
+            bail!(KeyUnsupported, "the EC key is on none of the curves that are known here");
+        };
+        if self.point.len() != curve.point_size() || self.point.first() != Some(&4) {
+            bail!(KeyUnsupported, "the EC key's point is not an uncompressed one");
+        }
+        Ok(curve)
+    }
 }
 
 impl RsaPublicKey {
