@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::error::{Error, Reason, Result, bail};
 use crate::hsm::{Object, PrivateKey};
 use crate::mechanism::Mechanism;
-use crate::public::{EcPublicKey, PublicKey, RsaPublicKey};
+use crate::public::{PublicKey, RsaPublicKey};
 
 pub use keys::{Ask, Keys};
 
@@ -37,6 +37,7 @@ impl Key {
         let address = address(object);
         match (object.private_key(), &object.public) {
             (Some(private), Some(public)) => {
+                usable(public)?;
                 Ok(Self { public: public.clone(), private: Ok(private), address, pss_only: object.pss_only })
             }
             _ => bail!(
@@ -58,17 +59,6 @@ impl Key {
     pub fn rsa(&self) -> Result<&RsaPublicKey> {
         match &self.public {
             PublicKey::Rsa(rsa) => Ok(rsa),
-            other => bail!(KeyUnsupported, "{} is an {} key", self.address, other.type_name()),
-        }
-    }
-
-    /// The public half of an EC key.
-    ///
-    /// # Errors
-    /// `KeyUnsupported` for another type.
-    pub fn ec(&self) -> Result<&EcPublicKey> {
-        match &self.public {
-            PublicKey::Ec(ec) => Ok(ec),
             other => bail!(KeyUnsupported, "{} is an {} key", self.address, other.type_name()),
         }
     }
@@ -109,6 +99,14 @@ impl Key {
 
     fn private(&self) -> Result<&PrivateKey> {
         self.private.as_ref().map_err(Clone::clone)
+    }
+}
+
+/// Fails for a public half that nothing can be done with.
+fn usable(public: &PublicKey) -> Result<()> {
+    match public {
+        PublicKey::Ec(ec) => ec.curve().map(drop),
+        PublicKey::Rsa(_) | PublicKey::Ed25519(_) => Ok(()),
     }
 }
 

@@ -65,6 +65,7 @@ impl Keys {
     pub fn open(&self, uri: &Uri, ask: &mut Ask) -> Result<Key> {
         let mut query = query(uri, Some(ObjectClass::PrivateKey));
         if let Some(public) = &uri.public {
+            super::usable(public)?;
             query.public = Some(public.clone());
             // OpenSSL drops what a decoder says of a key file: so it is loaded, and says it when it is to sign.
             let private = self.reach(uri, ask).map(|(hsm, authenticator)| hsm.key(query, authenticator));

@@ -27,19 +27,24 @@ pub trait Keymgmt: 'static {
     const EXPORTED: Descriptors;
     /// The name of the signature algorithm of these keys.
     const SIGNATURE: &'static CStr;
+    /// The name of their key exchange, where they have one.
+    const EXCHANGE: Option<&'static CStr> = None;
 
-    /// An object without a key. OpenSSL makes one where it compares a key of ours with another provider's: it tries first to import
-    /// that one, and without an object it would leave an error behind.
+    /// An object without a key, for [`Keymgmt::import`].
     fn empty(provider: &Arc<Self::Provider>) -> Self::Key;
 
-    /// Refuses to take a key in. Without an error where it has no private half: see [`Keymgmt::empty`].
+    /// Takes a public key into an empty object, or leaves it: `false`. OpenSSL tries it wherever it compares a key of ours with
+    /// another provider's, and goes on without an error of ours.
     ///
     /// # Errors
     /// `OperationUnsupported` for a private key.
-    fn import(params: &Params) -> Result<()>;
+    fn import(key: &Self::Key, params: &Params) -> Result<bool>;
 
     /// Whether there is a key in it.
     fn is_there(key: &Self::Key) -> bool;
+
+    /// Whether there is a private half in the HSM.
+    fn has_private(key: &Self::Key) -> bool;
 
     /// Whether a key is of this type: a reference to another one is refused.
     fn is_ours(key: &Self::Key) -> bool;
@@ -128,7 +133,7 @@ unsafe extern "C" fn import<M: Keymgmt>(
     params: *const c::OSSL_PARAM,
 ) -> c_int {
     // SAFETY: null or a key that OpenSSL holds; null or an array ended by its end mark.
-    unsafe { boundary::on(key, |_: &M::Key| M::import(&Params::new(params)).map(|()| Verdict(false))) }
+    unsafe { boundary::on(key, |key: &M::Key| M::import(key, &Params::new(params)).map(Verdict)) }
 }
 
 unsafe extern "C" fn load<M: Keymgmt>(reference: *const c_void, size: usize) -> *mut c_void {
@@ -175,13 +180,21 @@ unsafe extern "C" fn gettable_params<M: Keymgmt>(_context: *mut c_void) -> *cons
 }
 
 unsafe extern "C" fn query_operation_name<M: Keymgmt>(operation: c_int) -> *const c_char {
-    if operation == c::OSSL_OP_SIGNATURE { M::SIGNATURE.as_ptr() } else { ptr::null() }
+    match operation {
+        c::OSSL_OP_SIGNATURE => M::SIGNATURE.as_ptr(),
+        c::OSSL_OP_KEYEXCH => M::EXCHANGE.map_or(ptr::null(), CStr::as_ptr),
+        _ => ptr::null(),
+    }
 }
 
-unsafe extern "C" fn has<M: Keymgmt>(key: *const c_void, _selection: c_int) -> c_int {
-    // A key has both halves, and there are no parameters that could be missing.
+unsafe extern "C" fn has<M: Keymgmt>(key: *const c_void, selection: c_int) -> c_int {
+    // There are no parameters that could be missing.
     // SAFETY: null or a key that OpenSSL holds.
-    unsafe { boundary::on(key, |key: &M::Key| Ok(Verdict(M::is_there(key)))) }
+    unsafe {
+        boundary::on(key, |key: &M::Key| {
+            Ok(Verdict(M::is_there(key) && (!Selection(selection).private() || M::has_private(key))))
+        })
+    }
 }
 
 unsafe extern "C" fn matches<M: Keymgmt>(
