@@ -12,7 +12,6 @@ use super::module::{Module, call};
 use super::pair::Elliptic;
 use super::recover::Trouble;
 use super::rv::{Failed, check};
-use crate::curve::Curve;
 use crate::error::{Error, Reason};
 use crate::public::{EcPublicKey, Ed25519PublicKey, PublicKey, RsaPublicKey};
 
@@ -246,15 +245,8 @@ fn public<'a>(get: &impl Fn(CK_ATTRIBUTE_TYPE) -> Option<&'a [u8]>) -> Option<Pu
     let key_type = CK_KEY_TYPE::from_ne_bytes(get(CKA_KEY_TYPE)?.try_into().ok()?);
     match key_type {
         CKK_RSA => Some(PublicKey::Rsa(RsaPublicKey::new(get(CKA_MODULUS)?, get(CKA_PUBLIC_EXPONENT)?))),
-        CKK_EC => {
-            let params = get(CKA_EC_PARAMS)?.to_vec();
-            let size = Curve::by_params(&params).map(Curve::point_size);
-            Some(PublicKey::Ec(EcPublicKey { params, point: point(get(CKA_EC_POINT)?, size).to_vec() }))
-        }
-        CKK_EC_EDWARDS => {
-            let octets = point(get(CKA_EC_POINT)?, Some(32)).try_into().ok()?;
-            Some(PublicKey::Ed25519(Ed25519PublicKey(octets)))
-        }
+        CKK_EC => Some(PublicKey::Ec(EcPublicKey::from_token(get(CKA_EC_PARAMS)?, get(CKA_EC_POINT)?))),
+        CKK_EC_EDWARDS => Ed25519PublicKey::from_token(get(CKA_EC_POINT)?).map(PublicKey::Ed25519),
         _ => None,
     }
 }
@@ -264,17 +256,5 @@ fn elliptic<'a>(get: &impl Fn(CK_ATTRIBUTE_TYPE) -> Option<&'a [u8]>) -> Option<
         CKK_EC => get(CKA_EC_PARAMS).map(|params| Elliptic::Ec(params.to_vec())),
         CKK_EC_EDWARDS => Some(Elliptic::Ed25519),
         _ => None,
-    }
-}
-
-/// CKA_EC_POINT without the OCTET STRING that the standard puts round it and some tokens leave out, or without the BIT STRING that
-/// others have for Edwards curves. `size` is that of the point itself, where it is known.
-fn point(value: &[u8], size: Option<usize>) -> &[u8] {
-    match value {
-        bare if Some(bare.len()) == size => bare,
-        [0x03, length, 0, rest @ ..] if usize::from(*length) == rest.len() + 1 && *length < 0x80 => rest,
-        [0x04, length, rest @ ..] if usize::from(*length) == rest.len() && *length < 0x80 => rest,
-        [0x04, 0x81, length, rest @ ..] if usize::from(*length) == rest.len() => rest,
-        _ => value,
     }
 }
