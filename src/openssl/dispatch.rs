@@ -48,6 +48,8 @@ constructors! {
     keymgmt_dup = OSSL_FUNC_KEYMGMT_DUP, OSSL_FUNC_keymgmt_dup_fn;
     keymgmt_get_params = OSSL_FUNC_KEYMGMT_GET_PARAMS, OSSL_FUNC_keymgmt_get_params_fn;
     keymgmt_gettable_params = OSSL_FUNC_KEYMGMT_GETTABLE_PARAMS, OSSL_FUNC_keymgmt_gettable_params_fn;
+    keymgmt_set_params = OSSL_FUNC_KEYMGMT_SET_PARAMS, OSSL_FUNC_keymgmt_set_params_fn;
+    keymgmt_settable_params = OSSL_FUNC_KEYMGMT_SETTABLE_PARAMS, OSSL_FUNC_keymgmt_settable_params_fn;
     keymgmt_query_operation_name = OSSL_FUNC_KEYMGMT_QUERY_OPERATION_NAME, OSSL_FUNC_keymgmt_query_operation_name_fn;
     keymgmt_has = OSSL_FUNC_KEYMGMT_HAS, OSSL_FUNC_keymgmt_has_fn;
     keymgmt_match = OSSL_FUNC_KEYMGMT_MATCH, OSSL_FUNC_keymgmt_match_fn;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::Provider;
+use crate::curve::Curve;
 use crate::error::{Error, Reason, Result, bail};
 use crate::mechanism::Mechanism;
 use crate::openssl::core::{Core, HasCore};
@@ -15,6 +16,8 @@ pub(super) struct Key {
     provider: Arc<Provider>,
     /// Empty until OpenSSL fills in what it has made on its way to import or to compare keys.
     content: OnceLock<Content>,
+    /// The curve of a key that is to come.
+    curve: Option<&'static Curve>,
     listing: Option<Arc<Listing>>,
 }
 
@@ -45,7 +48,23 @@ impl Key {
     }
 
     pub(super) fn empty(provider: &Arc<Provider>) -> Self {
-        Self { provider: Arc::clone(provider), content: OnceLock::new(), listing: None }
+        Self { provider: Arc::clone(provider), content: OnceLock::new(), curve: None, listing: None }
+    }
+
+    /// An object for a public key on a curve.
+    pub(super) fn on_curve(&self, curve: &'static Curve) -> Self {
+        Self { curve: Some(curve), ..Self::empty(&self.provider) }
+    }
+
+    /// The curve of an EC key, or of an object for one.
+    ///
+    /// # Errors
+    /// `KeyUnsupported`, `NotInitialised`.
+    pub(super) fn curve(&self) -> Result<&'static Curve> {
+        match self.curve {
+            Some(curve) => Ok(curve),
+            None => self.ec()?.curve(),
+        }
     }
 
     pub(super) fn listed(
@@ -54,7 +73,7 @@ impl Key {
         listing: Option<Arc<Listing>>,
     ) -> Arc<Self> {
         let content = OnceLock::from(Content::InHsm(key));
-        Arc::new(Self { provider: Arc::clone(provider), content, listing })
+        Arc::new(Self { provider: Arc::clone(provider), content, curve: None, listing })
     }
 
     pub(super) fn is_there(&self) -> bool {

@@ -71,7 +71,14 @@ impl hsm::Verifier for Verifier {
 impl Provider {
     /// A public key from a group's name and a point in any form; `None` where the group is none of ours or the point is not on it.
     pub(super) fn ec_public_key(&self, group: &str, point: &[u8]) -> Result<Option<EcPublicKey>> {
-        let Some(curve) = Curve::by_name(group) else { return Ok(None) };
+        match Curve::by_name(group) {
+            Some(curve) => self.public_key_on(curve, point),
+            None => Ok(None),
+        }
+    }
+
+    /// A public key from a point in any form; `None` where it is not on the curve.
+    pub(super) fn public_key_on(&self, curve: &'static Curve, point: &[u8]) -> Result<Option<EcPublicKey>> {
         let Some(key) = self.verifier.ec(curve, point)? else { return Ok(None) };
         let x = key.number(c::OSSL_PKEY_PARAM_EC_PUB_X, curve.size())?;
         let y = key.number(c::OSSL_PKEY_PARAM_EC_PUB_Y, curve.size())?;

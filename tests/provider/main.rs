@@ -6,6 +6,7 @@ mod support;
 mod bad_input;
 mod certificates;
 mod ec;
+mod ec_pairs;
 mod keygen_and_keyfile;
 mod memory;
 mod ordinary_key_files;

@@ -11,7 +11,7 @@ use hsmkey::uri::Uri;
 use openssl::bn::BigNum;
 use openssl::ec::{EcGroup, EcKey};
 use openssl::nid::Nid;
-use openssl::pkey::{PKey, Private};
+use openssl::pkey::{Id, PKey, Private};
 use openssl::rsa::Rsa;
 
 use super::{Program, Recorder, Token, repository};
@@ -166,6 +166,8 @@ impl Hsm {
     fn import_key(&self, software: PKey<Private>, label: &str, file: impl FnOnce(Uri) -> String) -> Key {
         if self.like_aws {
             self.token.import_like_aws(&software, label);
+        } else if software.id() == Id::EC {
+            self.token.import_to_derive(&software, label, &hexadecimal(label));
         } else {
             self.token.import(&software, label, "a1");
         }
@@ -181,6 +183,11 @@ impl Hsm {
             software,
         }
     }
+}
+
+/// An id for a label.
+fn hexadecimal(label: &str) -> String {
+    label.bytes().map(|octet| format!("{octet:02x}")).collect()
 }
 
 /// conf/openssl.cnf as `make install` writes it on this machine.

@@ -12,7 +12,7 @@ use crate::openssl::bindings as c;
 use crate::openssl::boundary::{self, Verdict};
 use crate::openssl::core::HasCore;
 use crate::openssl::dispatch;
-use crate::openssl::params::{Descriptors, ParamList, Params, Request};
+use crate::openssl::params::{Descriptors, ParamList, Params, Request, descriptors};
 
 /// A type of key.
 pub trait Keymgmt: 'static {
@@ -23,6 +23,8 @@ pub trait Keymgmt: 'static {
 
     /// What can be asked about a key.
     const GETTABLE: Descriptors;
+    /// What can be set in a key that [`Keymgmt::parameters`] gave.
+    const SETTABLE: Descriptors = descriptors![];
     /// What is exported of its public half.
     const EXPORTED: Descriptors;
     /// The name of the signature algorithm of these keys.
@@ -40,8 +42,27 @@ pub trait Keymgmt: 'static {
     /// `OperationUnsupported` for a private key.
     fn import(key: &Self::Key, params: &Params) -> Result<bool>;
 
+    /// A new object with the parameters that keys of one group share and without a key, where the type has such parameters. OpenSSL
+    /// makes one for the other side of a key exchange that gives its point alone.
+    fn parameters(_key: &Self::Key) -> Option<Self::Key> {
+        None
+    }
+
+    /// Sets the public key of an object that has parameters only. A key never changes.
+    ///
+    /// # Errors
+    /// `OperationUnsupported` for any other object.
+    fn set_params(_key: &Self::Key, _params: &Params) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether there is a key in it.
     fn is_there(key: &Self::Key) -> bool;
+
+    /// Whether an object without a key has [`Keymgmt::parameters`].
+    fn has_parameters(key: &Self::Key) -> bool {
+        Self::is_there(key)
+    }
 
     /// Whether there is a private half in the HSM.
     fn has_private(key: &Self::Key) -> bool;
@@ -107,6 +128,8 @@ impl<M: Keymgmt> Functions<M> {
         dispatch::keymgmt_dup(Some(dup::<M>)),
         dispatch::keymgmt_get_params(Some(get_params::<M>)),
         dispatch::keymgmt_gettable_params(Some(gettable_params::<M>)),
+        dispatch::keymgmt_set_params(Some(set_params::<M>)),
+        dispatch::keymgmt_settable_params(Some(settable_params::<M>)),
         dispatch::keymgmt_query_operation_name(Some(query_operation_name::<M>)),
         dispatch::keymgmt_has(Some(has::<M>)),
         dispatch::keymgmt_match(Some(matches::<M>)),
@@ -161,7 +184,15 @@ unsafe extern "C" fn free<M: Keymgmt>(key: *mut c_void) {
     }
 }
 
-unsafe extern "C" fn dup<M: Keymgmt>(key: *const c_void, _selection: c_int) -> *mut c_void {
+unsafe extern "C" fn dup<M: Keymgmt>(key: *const c_void, selection: c_int) -> *mut c_void {
+    let selection = Selection(selection);
+    if !selection.public() && !selection.private() {
+        // SAFETY: null or a key that OpenSSL holds.
+        let parameters = unsafe { key.cast::<M::Key>().as_ref() }.and_then(M::parameters);
+        if let Some(parameters) = parameters {
+            return Arc::into_raw(Arc::new(parameters)).cast_mut().cast();
+        }
+    }
     // A key never changes, so a copy is another owner.
     // SAFETY: null or a key that OpenSSL holds.
     match unsafe { super::shared::<M::Key>(key) } {
@@ -179,6 +210,15 @@ unsafe extern "C" fn gettable_params<M: Keymgmt>(_context: *mut c_void) -> *cons
     M::GETTABLE.as_ptr()
 }
 
+unsafe extern "C" fn set_params<M: Keymgmt>(key: *mut c_void, params: *const c::OSSL_PARAM) -> c_int {
+    // SAFETY: null or a key that OpenSSL holds; null or an array ended by its end mark.
+    unsafe { boundary::on(key, |key: &M::Key| M::set_params(key, &Params::new(params))) }
+}
+
+unsafe extern "C" fn settable_params<M: Keymgmt>(_context: *mut c_void) -> *const c::OSSL_PARAM {
+    M::SETTABLE.as_ptr()
+}
+
 unsafe extern "C" fn query_operation_name<M: Keymgmt>(operation: c_int) -> *const c_char {
     match operation {
         c::OSSL_OP_SIGNATURE => M::SIGNATURE.as_ptr(),
@@ -188,11 +228,15 @@ unsafe extern "C" fn query_operation_name<M: Keymgmt>(operation: c_int) -> *cons
 }
 
 unsafe extern "C" fn has<M: Keymgmt>(key: *const c_void, selection: c_int) -> c_int {
-    // There are no parameters that could be missing.
+    let selection = Selection(selection);
     // SAFETY: null or a key that OpenSSL holds.
     unsafe {
         boundary::on(key, |key: &M::Key| {
-            Ok(Verdict(M::is_there(key) && (!Selection(selection).private() || M::has_private(key))))
+            Ok(Verdict(
+                M::has_parameters(key)
+                    && (!selection.public() || M::is_there(key))
+                    && (!selection.private() || M::has_private(key)),
+            ))
         })
     }
 }

@@ -36,6 +36,10 @@ impl Keymgmt for Ec {
         c::OSSL_PKEY_PARAM_EC_PUB_X => Unsigned,
         c::OSSL_PKEY_PARAM_EC_PUB_Y => Unsigned,
     ];
+    const SETTABLE: Descriptors = descriptors![
+        c::OSSL_PKEY_PARAM_ENCODED_PUBLIC_KEY => Octets,
+        c::OSSL_PKEY_PARAM_PUB_KEY => Octets,
+    ];
     const EXPORTED: Descriptors = descriptors![
         c::OSSL_PKEY_PARAM_GROUP_NAME => Utf8,
         c::OSSL_PKEY_PARAM_PUB_KEY => Octets,
@@ -60,6 +64,27 @@ impl Keymgmt for Ec {
         Ok(public.is_some_and(|public| key.take(PublicKey::Ec(public))))
     }
 
+    fn parameters(key: &Key) -> Option<Key> {
+        key.curve().ok().map(|curve| key.on_curve(curve))
+    }
+
+    fn set_params(key: &Key, params: &Params) -> Result<()> {
+        for name in [c::OSSL_PKEY_PARAM_ENCODED_PUBLIC_KEY, c::OSSL_PKEY_PARAM_PUB_KEY] {
+            let Some(point) = params.get(name) else { continue };
+            let Some(public) = key.provider().public_key_on(key.curve()?, point.octets()?)? else {
+                bail!(KeyUnsupported, "the point is not on the curve");
+            };
+            if !key.take(PublicKey::Ec(public.clone())) && key.ec()? != &public {
+                bail!(OperationUnsupported, "a key does not change");
+            }
+        }
+        Ok(())
+    }
+
+    fn has_parameters(key: &Key) -> bool {
+        key.curve().is_ok()
+    }
+
     fn is_there(key: &Key) -> bool {
         key.is_there()
     }
@@ -73,8 +98,7 @@ impl Keymgmt for Ec {
     }
 
     fn get_params(key: &Key, request: &mut Request) -> Result<()> {
-        let ec = key.ec()?;
-        let curve = ec.curve()?;
+        let curve = key.curve()?;
         request.number(c::OSSL_PKEY_PARAM_BITS, number(curve.bits))?;
         request.number(c::OSSL_PKEY_PARAM_SECURITY_BITS, curve.security_bits)?;
         request.number(c::OSSL_PKEY_PARAM_MAX_SIZE, number(ecdsa_size(curve)))?;
@@ -85,6 +109,7 @@ impl Keymgmt for Ec {
         request.text(c::OSSL_PKEY_PARAM_EC_FIELD_TYPE, c"prime-field")?;
         request.number(c::OSSL_PKEY_PARAM_EC_DECODED_FROM_EXPLICIT_PARAMS, 0)?;
         request.number(c::OSSL_PKEY_PARAM_USE_COFACTOR_ECDH, 0)?;
+        let Ok(ec) = key.ec() else { return Ok(()) };
         request.octets(c::OSSL_PKEY_PARAM_ENCODED_PUBLIC_KEY, &ec.point)?;
         request.octets(c::OSSL_PKEY_PARAM_PUB_KEY, &ec.point)?;
         let (x, y) = ec.point[1..].split_at(curve.size());
@@ -93,26 +118,24 @@ impl Keymgmt for Ec {
     }
 
     fn matches(key: &Key, other: &Key, selection: Selection) -> bool {
-        match (key.ec(), other.ec()) {
-            // Whoever has the public half of a key in an HSM has the same private half there.
-            (Ok(key), Ok(other)) if selection.public() || selection.private() => key == other,
-            (Ok(key), Ok(other)) => key.params == other.params,
-            _ => false,
+        // Whoever has the public half of a key in an HSM has the same private half there.
+        if selection.public() || selection.private() {
+            return matches!((key.ec(), other.ec()), (Ok(key), Ok(other)) if key == other);
         }
+        matches!((key.curve(), other.curve()), (Ok(curve), Ok(other)) if curve == other)
     }
 
     fn export(key: &Key, selection: Selection) -> Result<ParamList> {
         if selection.private() && key.key().is_ok() {
             bail!(KeyStaysInHsm, "{}", key.key()?.address());
         }
-        let ec = key.ec()?;
         let mut params = ParamList::new();
         // A public key without its group is none.
         if selection.domain_parameters() || selection.public() {
-            params = params.text(c::OSSL_PKEY_PARAM_GROUP_NAME, ec.curve()?.name);
+            params = params.text(c::OSSL_PKEY_PARAM_GROUP_NAME, key.curve()?.name);
         }
-        if selection.public() {
-            params = params.octets(c::OSSL_PKEY_PARAM_PUB_KEY, &ec.point);
+        if selection.public() && key.is_there() {
+            params = params.octets(c::OSSL_PKEY_PARAM_PUB_KEY, &key.ec()?.point);
         }
         Ok(params)
     }
