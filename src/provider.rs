@@ -2,11 +2,15 @@
 //! private keys are not taken in: a PKCS#11 module's own OpenSSL would be sent back here.
 
 mod decoder;
+mod ecdh;
+mod ecdsa;
+mod ed25519;
 mod key;
 mod keymgmt;
 mod pss;
 mod signature;
 mod store;
+mod verifier;
 
 use std::ffi::{CStr, CString};
 use std::sync::Arc;
@@ -24,9 +28,10 @@ use crate::openssl::operation;
 
 /// A provider context. Nothing of it is shared with another one: there may be two libcryptos in the process.
 pub struct Provider {
-    core: Core,
+    core: Arc<Core>,
     keys: Keys,
-    digests: Digests,
+    digests: Arc<Digests>,
+    verifier: Arc<verifier::Verifier>,
     name: String,
     /// Of the libcrypto that loaded us, major and minor.
     version: (u32, u32),
@@ -39,6 +44,8 @@ impl HasCore for Provider {
 }
 
 const RSA: &str = "RSA:rsaEncryption:1.2.840.113549.1.1.1";
+const EC: &str = "EC:id-ecPublicKey:1.2.840.10045.2.1";
+const ED25519: &str = "ED25519:1.3.101.112";
 const RSA_PSS: &str = "RSA-PSS:RSASSA-PSS:1.2.840.113549.1.1.10";
 
 impl operation::provider::Provider for Provider {
@@ -68,13 +75,45 @@ impl operation::provider::Provider for Provider {
                 dispatch: operation::keymgmt::table::<keymgmt::RsaPss>(),
                 description: c"RSA keys in an HSM that sign with PSS only",
             },
+            Algorithm {
+                names: EC,
+                properties: "",
+                dispatch: operation::keymgmt::table::<keymgmt::Ec>(),
+                description: c"EC keys in an HSM",
+            },
+            Algorithm {
+                names: ED25519,
+                properties: "",
+                dispatch: operation::keymgmt::table::<keymgmt::Ed25519>(),
+                description: c"Ed25519 keys in an HSM",
+            },
         ]),
-        Operation::signature(&[Algorithm {
-            names: RSA,
+        Operation::keyexch(&[Algorithm {
+            names: "ECDH",
             properties: "",
-            dispatch: operation::signature::table::<signature::Signature>(),
-            description: c"RSA signatures made by an HSM",
+            dispatch: operation::keyexch::table::<ecdh::Ecdh>(),
+            description: c"ECDH with a key in an HSM",
         }]),
+        Operation::signature(&[
+            Algorithm {
+                names: RSA,
+                properties: "",
+                dispatch: operation::signature::table::<signature::Signature>(),
+                description: c"RSA signatures made by an HSM",
+            },
+            Algorithm {
+                names: "ECDSA",
+                properties: "",
+                dispatch: operation::signature::verifying_table::<ecdsa::Ecdsa>(),
+                description: c"ECDSA signatures made by an HSM",
+            },
+            Algorithm {
+                names: ED25519,
+                properties: "",
+                dispatch: operation::signature::one_shot_table::<ed25519::Ed25519>(),
+                description: c"Ed25519 signatures made by an HSM",
+            },
+        ]),
         // The order matters: see decoder.rs.
         Operation::decoder(&[
             Algorithm {
@@ -98,7 +137,19 @@ impl operation::provider::Provider for Provider {
             Algorithm {
                 names: RSA,
                 properties: "input=der,structure=@",
-                dispatch: operation::decoder::table::<decoder::Rsa>(),
+                dispatch: operation::decoder::table::<decoder::Last>(),
+                description: c"hsmkey key files, last step",
+            },
+            Algorithm {
+                names: EC,
+                properties: "input=der,structure=@",
+                dispatch: operation::decoder::table::<decoder::Last>(),
+                description: c"hsmkey key files, last step",
+            },
+            Algorithm {
+                names: ED25519,
+                properties: "input=der,structure=@",
+                dispatch: operation::decoder::table::<decoder::Last>(),
                 description: c"hsmkey key files, last step",
             },
         ]),
@@ -116,7 +167,11 @@ impl operation::provider::Provider for Provider {
         }
         let name = core.parameter(c"provider-name").unwrap_or("hsmkey").to_owned();
         let version = core.version();
-        Self { core, keys: Keys::new(config, environment), digests: Digests::default(), name, version }
+        let (core, digests) = (Arc::new(core), Arc::new(Digests::default()));
+        let verifier = Arc::new(verifier::Verifier::new(&core, &digests, &name));
+        let keys = Keys::new(config, environment)
+            .verified_by(Arc::clone(&verifier) as Arc<dyn crate::hsm::Verifier>);
+        Self { core, keys, digests, verifier, name, version }
     }
 }
 

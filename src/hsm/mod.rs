@@ -9,6 +9,7 @@ mod load_error;
 mod module;
 mod object;
 mod once;
+mod pair;
 mod private_key;
 mod recover;
 mod rejected;
@@ -37,6 +38,7 @@ use module::Module;
 use private_key::Binding;
 use slot::Slot;
 
+pub use pair::Verifier;
 pub use private_key::PrivateKey;
 
 /// How to reach an HSM.
@@ -64,6 +66,7 @@ pub struct Hsm(Arc<Inner>);
 
 struct Inner {
     settings: Settings,
+    verifier: Option<Arc<dyn Verifier>>,
     module: OnceBox<&'static Module>,
 }
 
@@ -147,7 +150,17 @@ pub struct SourceStamp {
 impl Hsm {
     /// An HSM. No call is made, nothing is loaded.
     pub fn new(settings: Settings) -> Self {
-        Self(Arc::new(Inner { settings, module: OnceBox::new() }))
+        Self(Arc::new(Inner { settings, verifier: None, module: OnceBox::new() }))
+    }
+
+    /// An HSM with somebody who verifies signatures. Without, EC keys that only a signature tells apart are ambiguous, have no
+    /// public half, and are trusted to be the ones that they were searched for as.
+    pub fn verified_by(settings: Settings, verifier: Arc<dyn Verifier>) -> Self {
+        Self(Arc::new(Inner { settings, verifier: Some(verifier), module: OnceBox::new() }))
+    }
+
+    fn verifier(&self) -> Option<&dyn Verifier> {
+        self.0.verifier.as_deref()
     }
 
     fn settings(&self) -> &Settings {

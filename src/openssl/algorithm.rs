@@ -41,6 +41,11 @@ impl Operation {
         Self { number: c::OSSL_OP_KEYMGMT, algorithms }
     }
 
+    /// OSSL_OP_KEYEXCH.
+    pub const fn keyexch(algorithms: &'static [Algorithm]) -> Self {
+        Self { number: c::OSSL_OP_KEYEXCH, algorithms }
+    }
+
     /// OSSL_OP_SIGNATURE.
     pub const fn signature(algorithms: &'static [Algorithm]) -> Self {
         Self { number: c::OSSL_OP_SIGNATURE, algorithms }
@@ -68,7 +73,7 @@ impl Tables {
     /// The tables of a provider that is configured under this name.
     pub(super) fn new(operations: &[Operation], name: &str) -> Self {
         let plain = own(name);
-        let provider = if plain == name { plain.clone() } else { format!("'{}'", name.replace('\'', "")) };
+        let provider = value(name);
         let mut strings = Vec::new();
         let mut keep = |text: String| {
             let text = CString::new(text).unwrap_or_default();
@@ -110,6 +115,12 @@ impl Tables {
         let found = self.tables.iter().find(|(number, _)| *number == operation);
         found.map_or(ptr::null(), |(_, table)| table.as_ptr())
     }
+}
+
+/// The provider's name as the value of a property (property(7)).
+pub fn value(name: &str) -> String {
+    let plain = own(name);
+    if plain == name { plain } else { format!("'{}'", name.replace('\'', "")) }
 }
 
 /// The provider's name where OpenSSL takes no quotes: in algorithm names and in the values of `input` and `structure`.

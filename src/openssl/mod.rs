@@ -14,3 +14,4 @@ mod dispatch;
 mod host;
 pub mod operation;
 pub mod params;
+pub mod public_key;

@@ -5,6 +5,8 @@ mod support;
 
 mod bad_input;
 mod certificates;
+mod ec;
+mod ec_pairs;
 mod keygen_and_keyfile;
 mod memory;
 mod ordinary_key_files;

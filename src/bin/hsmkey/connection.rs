@@ -2,21 +2,26 @@
 
 use std::mem::{self, ManuallyDrop};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as CryptokiError, RvError};
 use cryptoki::mechanism::Mechanism;
-use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::object::{Attribute, AttributeType, ObjectClass};
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::RawAuthPin;
 use hsmkey::config::Config;
 use hsmkey::environment::Environment;
 use hsmkey::error::{Error, Reason, Result};
-use hsmkey::public::RsaPublicKey;
+use hsmkey::hsm::{Authenticator, Hsm, Settings};
+use hsmkey::pin::PinSource;
+use hsmkey::public::{EcPublicKey, Ed25519PublicKey, PublicKey, RsaPublicKey};
+use hsmkey::secret::Pin;
 use hsmkey::uri::{TokenAttributes, Uri};
 
 use crate::pin;
+use crate::verifier::Openssl;
 
 /// How to reach the HSM.
 #[derive(clap::Args)]
@@ -33,13 +38,6 @@ pub struct Reach {
 pub struct Connection {
     session: ManuallyDrop<Session>,
     _module: ManuallyDrop<Pkcs11>,
-}
-
-/// A private key that a search found.
-pub struct Found {
-    pub label: Option<String>,
-    pub id: Option<Vec<u8>>,
-    pub public: RsaPublicKey,
 }
 
 impl Reach {
@@ -68,51 +66,78 @@ impl Reach {
         session.login_with_raw(UserType::User, &pin).map_err(hsm_call)?;
         Ok(Connection { session, _module: module })
     }
+
+    /// The HSM as the library reaches it, and the PIN. Nothing is called yet.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration or the PIN.
+    pub fn hsm(&self, uri: &Uri) -> Result<(Hsm, Arc<dyn Authenticator>)> {
+        let environment = Environment::of_process();
+        let config = Config::from_directives(&mut |_| None, &environment)?;
+        let module = match &self.module {
+            Some(path) => path.clone(),
+            None => config.module_path(&environment)?.to_path_buf(),
+        };
+        let pin = pin::find(uri, self.pin_source.as_deref())?;
+        let settings = Settings {
+            module,
+            init_args: config.init_args,
+            token: config.token,
+            max_sessions: config.max_sessions,
+            retry_time: config.retry_time,
+            login: config.login,
+            runtime_directory: config.runtime_directory,
+        };
+        let authenticator = PinSource::entered(Arc::new(Pin::from(pin)));
+        Ok((Hsm::verified_by(settings, Arc::new(Openssl)), Arc::new(authenticator)))
+    }
 }
 
 impl Connection {
-    /// The RSA private keys that the URI names, each with its public half.
+    /// Whether a private key has the label of the URI.
     ///
     /// # Errors
     /// `HsmCall` and its more exact relatives.
-    pub fn rsa_keys(&self, uri: &Uri) -> Result<Vec<Found>> {
-        let mut template = vec![Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::KeyType(KeyType::RSA)];
+    pub fn is_taken(&self, uri: &Uri) -> Result<bool> {
+        let mut template = vec![Attribute::Class(ObjectClass::PRIVATE_KEY)];
         template.extend(uri.object.as_ref().map(|label| Attribute::Label(label.clone().into_bytes())));
-        template.extend(uri.id.as_ref().map(|id| Attribute::Id(id.clone())));
-        let keys = self.session.find_objects(&template).map_err(hsm_call)?;
-        keys.into_iter().map(|key| self.read(key)).collect()
+        self.session.find_objects(&template).map(|keys| !keys.is_empty()).map_err(hsm_call)
     }
 
-    fn read(&self, key: ObjectHandle) -> Result<Found> {
-        let wanted =
-            [AttributeType::Label, AttributeType::Id, AttributeType::Modulus, AttributeType::PublicExponent];
-        let (mut label, mut id, mut modulus, mut exponent) = (None, None, Vec::new(), Vec::new());
-        for attribute in self.session.get_attributes(key, &wanted).map_err(hsm_call)? {
+    /// Makes a key pair and reads its public half.
+    ///
+    /// # Errors
+    /// `HsmCall` and its more exact relatives.
+    pub fn generate(
+        &self,
+        mechanism: &Mechanism,
+        public: &[Attribute],
+        private: &[Attribute],
+    ) -> Result<PublicKey> {
+        // Not repeated after an error: the key may be there.
+        let (public, _) = self.session.generate_key_pair(mechanism, public, private).map_err(hsm_call)?;
+        let wanted: &[AttributeType] = match mechanism {
+            Mechanism::RsaPkcsKeyPairGen => &[AttributeType::Modulus, AttributeType::PublicExponent],
+            _ => &[AttributeType::EcParams, AttributeType::EcPoint],
+        };
+        let (mut modulus, mut exponent, mut params, mut point) = (vec![], vec![], vec![], vec![]);
+        for attribute in self.session.get_attributes(public, wanted).map_err(hsm_call)? {
             match attribute {
-                Attribute::Label(value) => {
-                    label = String::from_utf8(value).ok().filter(|text| !text.is_empty())
-                }
-                Attribute::Id(value) => id = Some(value).filter(|id| !id.is_empty()),
                 Attribute::Modulus(value) => modulus = value,
                 Attribute::PublicExponent(value) => exponent = value,
+                Attribute::EcParams(value) => params = value,
+                Attribute::EcPoint(value) => point = value,
                 _ => (),
             }
         }
-        if modulus.is_empty() || exponent.is_empty() {
-            let detail = "the HSM does not say the public half of the key";
-            return Err(Error::new(Reason::KeyUnsupported, detail));
-        }
-        Ok(Found { label, id, public: RsaPublicKey::new(&modulus, &exponent) })
-    }
-
-    /// Makes a key pair.
-    ///
-    /// # Errors
-    /// `HsmCall` and its more exact relatives.
-    pub fn generate_rsa(&self, public: &[Attribute], private: &[Attribute]) -> Result<()> {
-        // Not repeated after an error: the key may be there.
-        let generated = self.session.generate_key_pair(&Mechanism::RsaPkcsKeyPairGen, public, private);
-        generated.map(drop).map_err(hsm_call)
+        let public = match mechanism {
+            Mechanism::RsaPkcsKeyPairGen => Some(PublicKey::Rsa(RsaPublicKey::new(&modulus, &exponent))),
+            Mechanism::EccKeyPairGen => Some(PublicKey::Ec(EcPublicKey::from_token(&params, &point))),
+            _ => Ed25519PublicKey::from_token(&point).map(PublicKey::Ed25519),
+        };
+        public.ok_or_else(|| {
+            Error::new(Reason::KeyUnsupported, "the HSM does not say the public half of the key")
+        })
     }
 }
 

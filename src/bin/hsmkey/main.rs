@@ -8,12 +8,13 @@ mod keyfile;
 mod keygen;
 mod output;
 mod pin;
+mod verifier;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Makes RSA keys in an HSM and the key files through which OpenSSL finds them.
+/// Makes keys in an HSM and the key files through which OpenSSL finds them.
 #[derive(Parser)]
 #[command(name = "hsmkey", version, arg_required_else_help = true)]
 struct Arguments {
