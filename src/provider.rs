@@ -98,7 +98,7 @@ impl operation::provider::Provider for Provider {
             Algorithm {
                 names: RSA,
                 properties: "",
-                dispatch: operation::signature::table::<signature::Signature>(),
+                dispatch: operation::signature::verifying_table::<signature::Signature>(),
                 description: c"RSA signatures made by an HSM",
             },
             Algorithm {

@@ -25,7 +25,7 @@ host_functions! {
     fromdata = c"EVP_PKEY_fromdata": unsafe extern "C" fn(*mut EvpPkeyCtx, *mut *mut EvpPkey, c_int, *mut c::OSSL_PARAM) -> c_int;
     free = c"EVP_PKEY_free": unsafe extern "C" fn(*mut EvpPkey);
     get_params = c"EVP_PKEY_get_params": unsafe extern "C" fn(*const EvpPkey, *mut c::OSSL_PARAM) -> c_int;
-    verify_init = c"EVP_PKEY_verify_init": unsafe extern "C" fn(*mut EvpPkeyCtx) -> c_int;
+    verify_init = c"EVP_PKEY_verify_init_ex": unsafe extern "C" fn(*mut EvpPkeyCtx, *const c::OSSL_PARAM) -> c_int;
     verify = c"EVP_PKEY_verify": unsafe extern "C" fn(*mut EvpPkeyCtx, *const u8, usize, *const u8, usize) -> c_int;
     md_ctx_new = c"EVP_MD_CTX_new": unsafe extern "C" fn() -> *mut EvpMdCtx;
     md_ctx_free = c"EVP_MD_CTX_free": unsafe extern "C" fn(*mut EvpMdCtx);
@@ -82,18 +82,19 @@ impl<'a> PublicKey<'a> {
         }
     }
 
-    /// Whether `signature`, in OpenSSL's form, is one over a digest's value.
+    /// Whether `signature`, in OpenSSL's form, is one over a digest's value, under parameters of provider-signature(7).
     ///
     /// # Errors
-    /// `HostUnusable` where the host cannot verify with such a key.
-    pub fn verify(&self, value: &[u8], signature: &[u8]) -> Result<bool> {
+    /// `HostUnusable` where the host cannot verify so with such a key.
+    pub fn verify(&self, params: &ParamList, value: &[u8], signature: &[u8]) -> Result<bool> {
         let functions = self.functions()?;
         let library = self.library.context.as_ptr();
-        // SAFETY: a live library context and key; as many readable octets as are said; the context is freed once, here.
+        // SAFETY: a live library context and key; parameters ended by their end mark; as many readable octets as are said; the context is
+        // freed once, here.
         let verified = self.core.shielded(|| unsafe {
             let context = (functions.new_from_pkey)(library, self.key.as_ptr(), self.properties.as_ptr());
             let mut verified = None;
-            if !context.is_null() && (functions.verify_init)(context) == 1 {
+            if !context.is_null() && params.with_raw(|raw| (functions.verify_init)(context, raw)) == 1 {
                 let (signature, value) =
                     ((signature.as_ptr(), signature.len()), (value.as_ptr(), value.len()));
                 verified = Some((functions.verify)(context, signature.0, signature.1, value.0, value.1) == 1);
@@ -101,7 +102,7 @@ impl<'a> PublicKey<'a> {
             (functions.free_ctx)(context);
             verified
         });
-        verified.ok_or_else(|| Error::new(Reason::HostUnusable, "EVP_PKEY_verify_init failed"))
+        verified.ok_or_else(|| Error::new(Reason::HostUnusable, "EVP_PKEY_verify_init_ex failed"))
     }
 
     /// Whether `signature` is one over a message, for keys that hash it themselves.

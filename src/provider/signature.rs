@@ -1,5 +1,7 @@
 //! RSA signatures. The application's OpenSSL hashes, the HSM signs.
 
+mod verify;
+
 use std::sync::Arc;
 
 use super::Provider;
@@ -25,6 +27,8 @@ pub(super) struct Signature {
     /// A length or one of OpenSSL's negative numbers.
     salt: i32,
     state: State,
+    /// What was begun: a digest that is too weak to sign is not too weak to be verified.
+    verifying: bool,
 }
 
 /// A digest of the host, and what is known about it here.
@@ -94,6 +98,7 @@ impl signature::Signature for Signature {
             mgf1: None,
             salt: provider.default_salt(),
             state: State::Idle,
+            verifying: false,
         })
     }
 
@@ -115,7 +120,7 @@ impl signature::Signature for Signature {
     }
 
     fn sign_init(&mut self, key: Option<Arc<Key>>, params: &Params) -> Result<()> {
-        self.begin(key)?;
+        self.begin(key, false)?;
         self.state = State::Prehashed;
         self.set(params, true)
     }
@@ -126,14 +131,8 @@ impl signature::Signature for Signature {
         key: Option<Arc<Key>>,
         params: &Params,
     ) -> Result<()> {
-        self.begin(key)?;
-        if let Some(name) = digest {
-            self.digest = Some(self.choose(name, self.properties.as_deref())?);
-        }
-        self.set(params, true)?;
-        let Some(digest) = &self.digest else { bail!(DigestMissing, "nothing says how to hash") };
-        self.state = State::Hashing(digest.host.start()?);
-        Ok(())
+        self.begin(key, false)?;
+        self.begin_hashing(digest, params)
     }
 
     fn size(&self) -> Result<usize> {
@@ -142,7 +141,7 @@ impl signature::Signature for Signature {
 
     fn sign(&mut self, input: &[u8], signature: &mut [u8]) -> Result<usize> {
         match self.state {
-            State::Prehashed => self.sign_value(input, signature),
+            State::Prehashed if !self.verifying => self.sign_value(input, signature),
             _ => Err(Reason::NotInitialised.into()),
         }
     }
@@ -155,10 +154,8 @@ impl signature::Signature for Signature {
     }
 
     fn finish(&mut self, signature: &mut [u8]) -> Result<usize> {
-        match std::mem::replace(&mut self.state, State::Idle) {
-            State::Hashing(hash) => self.sign_value(&hash.finish()?, signature),
-            _ => Err(Reason::NotInitialised.into()),
-        }
+        let value = self.hashed(false)?;
+        self.sign_value(&value, signature)
     }
 
     fn get_params(&self, request: &mut Request) -> Result<()> {
@@ -203,8 +200,9 @@ impl Signature {
     }
 
     /// A new signature: with another key the paddings are the defaults again, with the same one they stay.
-    fn begin(&mut self, key: Option<Arc<Key>>) -> Result<()> {
+    fn begin(&mut self, key: Option<Arc<Key>>, verifying: bool) -> Result<()> {
         self.state = State::Idle;
+        self.verifying = verifying;
         if let Some(key) = key {
             key.rsa()?;
             self.mode = if key.pss_only() { Mode::Pss } else { Mode::Pkcs1 };
@@ -212,6 +210,23 @@ impl Signature {
             self.salt = self.provider.default_salt();
         }
         self.key().map(drop)
+    }
+
+    fn begin_hashing(&mut self, digest: Option<&str>, params: &Params) -> Result<()> {
+        if let Some(name) = digest {
+            self.digest = Some(self.choose(name, self.properties.as_deref())?);
+        }
+        self.set(params, true)?;
+        let Some(digest) = &self.digest else { bail!(DigestMissing, "nothing says how to hash") };
+        self.state = State::Hashing(digest.host.start()?);
+        Ok(())
+    }
+
+    fn hashed(&mut self, verifying: bool) -> Result<Vec<u8>> {
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Hashing(hash) if self.verifying == verifying => hash.finish(),
+            _ => Err(Reason::NotInitialised.into()),
+        }
     }
 
     fn choose(&self, name: &str, properties: Option<&str>) -> Result<Chosen> {
@@ -222,7 +237,9 @@ impl Signature {
         if known.size != host.size() {
             bail!(DigestUnsupported, "{} of this OpenSSL has {} octets", host.name(), host.size());
         }
-        self.provider.permit(Some(known))?;
+        if !self.verifying {
+            self.provider.permit(Some(known))?;
+        }
         Ok(Chosen { host, known })
     }
 

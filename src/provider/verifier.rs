@@ -14,7 +14,7 @@ use crate::openssl::core::Core;
 use crate::openssl::digest::Digests;
 use crate::openssl::params::ParamList;
 use crate::openssl::public_key::PublicKey as HostKey;
-use crate::public::{EcPublicKey, Ed25519PublicKey, PublicKey};
+use crate::public::{EcPublicKey, Ed25519PublicKey, PublicKey, RsaPublicKey};
 
 /// Verifies on behalf of a provider context.
 pub(super) struct Verifier {
@@ -41,10 +41,27 @@ impl Verifier {
         self.host_key(c"EC", &params)
     }
 
+    /// Whether it is an RSA signature over a digest's value, with a padding (provider-signature(7), parameters).
+    pub(super) fn verifies_rsa(
+        &self,
+        key: &RsaPublicKey,
+        padding: &ParamList,
+        value: &[u8],
+        signature: &[u8],
+    ) -> Result<bool> {
+        let params = ParamList::new()
+            .big_integer(c::OSSL_PKEY_PARAM_RSA_N, &key.modulus)
+            .big_integer(c::OSSL_PKEY_PARAM_RSA_E, &key.exponent);
+        match self.host_key(c"RSA", &params)? {
+            Some(key) => key.verify(padding, value, signature),
+            None => Ok(false),
+        }
+    }
+
     /// Whether it is an ECDSA signature, in DER, over a digest's value.
     pub(super) fn verifies_ecdsa(&self, key: &EcPublicKey, value: &[u8], signature: &[u8]) -> Result<bool> {
         match self.ec(key.curve()?, &key.point)? {
-            Some(key) => key.verify(value, signature),
+            Some(key) => key.verify(&ParamList::new(), value, signature),
             // A point that is not on the curve has signed nothing.
             None => Ok(false),
         }

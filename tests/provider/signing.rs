@@ -184,3 +184,40 @@ fn fresh_reused_and_duplicated_contexts_sign_alike() {
         }
     }
 }
+
+#[test]
+fn the_key_that_signed_verifies() {
+    let hsm = Hsm::new();
+    let key = hsm.import_rsa(2048, "both");
+    hsm.token.write("document", "some octets");
+    hsm.token.write("other", "other octets");
+    let pss = ["-sigopt", "rsa_padding_mode:pss"];
+    let mask = [&pss[..], &["-sigopt", "rsa_mgf1_md:sha1", "-sigopt", "rsa_pss_saltlen:11"]].concat();
+    for (digest, options, wrong) in [
+        ("-sha256", &[][..], &pss[..]),
+        ("-sha1", &[], &pss),
+        ("-sha512", &pss, &[]),
+        ("-sha256", &mask, &["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:12"]),
+    ] {
+        // With a software key, so that nothing of ours has made what is verified.
+        let sign = ["dgst", digest, "-sign", &key.software_file, "-out", "signature"];
+        let sign = Program::stock_openssl([&sign[..], options, &["document"]].concat());
+        sign.current_dir(hsm.token.directory()).succeeds();
+        for name in [&key.file, &key.uri] {
+            let verify = |options: &[&str], document: &str| {
+                let verify = ["dgst", digest, "-prverify", name, "-signature", "signature"];
+                hsm.openssl([&verify[..], options, &[document]].concat()).run().status.success()
+            };
+            assert!(verify(options, "document"), "{digest} {options:?}");
+            assert!(!verify(options, "other"));
+            assert!(!verify(wrong, "document"));
+        }
+    }
+    let sign = ["dgst", "-sha256", "-sign", &key.file, "-out", "signature", "document"];
+    hsm.openssl(sign).succeeds();
+    hsm.recorder.reset();
+    let verify = ["pkeyutl", "-verify", "-inkey", &key.file, "-sigfile", "signature", "-rawin", "-in"];
+    hsm.openssl(verify.iter().chain(&["document"])).succeeds();
+    assert!(!hsm.openssl(verify.iter().chain(&["other"])).run().status.success());
+    assert_eq!(hsm.recorder.counts().calls(), 0);
+}

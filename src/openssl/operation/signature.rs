@@ -13,7 +13,7 @@ use crate::openssl::core::HasCore;
 use crate::openssl::dispatch;
 use crate::openssl::params::{Descriptors, Params, Request};
 
-/// A signature context. It makes signatures; verifying them is the default provider's, with the public half, but for [`Verify`].
+/// A signature context. It makes signatures; [`Verify`] is one that verifies them as well.
 pub trait Signature: HasCore + Sized + Send + 'static {
     /// The provider.
     type Provider: Provider;
@@ -100,8 +100,8 @@ pub trait Signature: HasCore + Sized + Send + 'static {
     fn set_params(&mut self, params: &Params) -> Result<()>;
 }
 
-/// A signature context that verifies as well. A key manager that takes public keys in needs one: OpenSSL hands it the public key of
-/// another provider, and once it is there nobody else is asked.
+/// A signature context that verifies as well. OpenSSL asks it to with a private key, which nobody else can be given, and, where the key
+/// manager takes public keys in, with the public key of another provider.
 pub trait Verify: Signature {
     /// Begins to verify a signature over what was hashed elsewhere. Without a key: the context's last one.
     ///
@@ -133,11 +133,6 @@ pub trait Verify: Signature {
     fn finish_verifying(&mut self, signature: &[u8]) -> Result<bool>;
 }
 
-/// The signature's table.
-pub const fn table<S: Signature>() -> Dispatch {
-    Dispatch(Functions::<S>::TABLE)
-}
-
 /// The table of a signature over whole messages only.
 pub const fn one_shot_table<S: Signature>() -> Dispatch {
     Dispatch(Functions::<S>::ONE_SHOT)
@@ -151,23 +146,6 @@ pub const fn verifying_table<S: Verify>() -> Dispatch {
 struct Functions<S>(std::marker::PhantomData<S>);
 
 impl<S: Signature> Functions<S> {
-    const TABLE: &'static [c::OSSL_DISPATCH] = &[
-        dispatch::signature_newctx(Some(newctx::<S>)),
-        dispatch::signature_freectx(Some(freectx::<S>)),
-        dispatch::signature_dupctx(Some(dupctx::<S>)),
-        dispatch::signature_sign_init(Some(sign_init::<S>)),
-        dispatch::signature_sign(Some(sign::<S>)),
-        dispatch::signature_digest_sign_init(Some(digest_sign_init::<S>)),
-        dispatch::signature_digest_sign_update(Some(digest_sign_update::<S>)),
-        dispatch::signature_digest_sign_final(Some(digest_sign_final::<S>)),
-        dispatch::signature_digest_sign(Some(digest_sign::<S>)),
-        dispatch::signature_get_ctx_params(Some(get_ctx_params::<S>)),
-        dispatch::signature_gettable_ctx_params(Some(gettable_ctx_params::<S>)),
-        dispatch::signature_set_ctx_params(Some(set_ctx_params::<S>)),
-        dispatch::signature_settable_ctx_params(Some(settable_ctx_params::<S>)),
-        dispatch::END,
-    ];
-
     const ONE_SHOT: &'static [c::OSSL_DISPATCH] = &[
         dispatch::signature_newctx(Some(newctx::<S>)),
         dispatch::signature_freectx(Some(freectx::<S>)),
