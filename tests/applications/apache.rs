@@ -8,7 +8,11 @@ use crate::support::Server;
 #[test]
 fn apache_prefork_serves_through_graceful_restarts() {
     // A child serves twenty connections, so that children are made all the time.
-    serves("Apache prefork", "mpm_prefork", "StartServers 2\nMinSpareServers 2\nMaxRequestWorkers 8\nMaxConnectionsPerChild 20\n");
+    serves(
+        "Apache prefork",
+        "mpm_prefork",
+        "StartServers 2\nMinSpareServers 2\nMaxRequestWorkers 8\nMaxConnectionsPerChild 20\n",
+    );
 }
 
 #[test]
@@ -20,13 +24,17 @@ fn serves(name: &str, mpm: &str, sizes: &str) {
     if !is_root(name) {
         return;
     }
-    let program = ["/usr/sbin/apache2", "/usr/sbin/httpd"].into_iter().find(|program| installed(program).is_some());
-    every(name, program.unwrap_or("apache2"), Form::ALL, |site| serve(site, program.expect("Apache"), mpm, sizes));
+    let program =
+        ["/usr/sbin/apache2", "/usr/sbin/httpd"].into_iter().find(|program| installed(program).is_some());
+    every(name, program.unwrap_or("apache2"), Form::ALL, |site| {
+        serve(site, program.expect("Apache"), mpm, sizes)
+    });
 }
 
 fn serve(site: &Site, program: &str, mpm: &str, sizes: &str) {
     let modules = ["/usr/lib/apache2/modules", "/usr/lib64/httpd/modules"];
-    let modules = modules.into_iter().find(|directory| Path::new(directory).is_dir()).expect("Apache's modules");
+    let modules =
+        modules.into_iter().find(|directory| Path::new(directory).is_dir()).expect("Apache's modules");
     let load = |name: &str| format!("LoadModule {name}_module {modules}/mod_{name}.so\n");
     let load: String = [mpm, "authz_core", "socache_shmcb", "ssl"].map(load).concat();
     let (directory, www, log) = (site.directory("apache"), site.directory("www"), &site.log);
@@ -49,7 +57,9 @@ fn serve(site: &Site, program: &str, mpm: &str, sizes: &str) {
     site.serve(&server, &site.http(), || {
         for restarts in 1..=2 {
             server.signal("USR1");
-            site.until("restarted", || server.said().matches("resuming normal operations").count() > restarts);
+            site.until("restarted", || {
+                server.said().matches("resuming normal operations").count() > restarts
+            });
         }
     });
     let said = server.stop("TERM");

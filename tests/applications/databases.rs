@@ -11,7 +11,8 @@ use crate::table::skipped;
 /// The directory of the newest PostgreSQL's programs: Debian keeps them out of PATH.
 fn postgresql() -> Option<String> {
     let versions = fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
-    let programs = versions.map(|version| version.path().join("bin")).filter(|bin| bin.join("postgres").exists());
+    let programs =
+        versions.map(|version| version.path().join("bin")).filter(|bin| bin.join("postgres").exists());
     programs.max().map(|bin| bin.to_str().expect("a path").to_owned())
 }
 
@@ -49,7 +50,10 @@ fn postgresql_serves_through_a_reload() {
                 site.port, site.certificate
             );
             for _ in 0..count {
-                let query = Program::new("psql", ["-AtX", "-d", &to, "-c", "select ssl from pg_stat_ssl where pid = pg_backend_pid()"]);
+                let query = Program::new(
+                    "psql",
+                    ["-AtX", "-d", &to, "-c", "select ssl from pg_stat_ssl where pid = pg_backend_pid()"],
+                );
                 let outcome = query.env("HOME", site.path("")).succeeds();
                 assert_eq!(outcome.text(), "t\n");
             }
@@ -73,10 +77,20 @@ fn redis_serves_and_takes_a_certificate_while_it_runs() {
     every("Redis", "redis-server", Form::FILES, |site| {
         let directory = site.directory("redis");
         site.give_to("redis", &[&directory, &site.key]);
+        // The PIN comes as systemd's LoadCredential= hands it over.
+        let credentials = site.directory("credentials");
+        fs::rename(site.hsm.token.pin_file(), format!("{credentials}/hsmkey-pin")).expect("our own file");
+        Program::new("chown", ["redis", &credentials]).succeeds();
+        site.hsm.configure(&[("pkcs11-module-token-pin", "credential:hsmkey-pin")]);
+        fs::set_permissions(site.hsm.openssl_cnf(), fs::Permissions::from_mode(0o644)).expect("our own file");
         let snippet = site.configure("redis.conf", &[]);
         let more = ["--bind", "127.0.0.1", "--dir", &directory, "--save", "", "--daemonize", "no"];
         let redis = site.program_as("redis", "redis-server", &[&[&snippet[..]], &more[..]].concat());
-        let server = Server::foreground(redis, site.port, Path::new(&site.log));
+        let server = Server::foreground(
+            redis.env("CREDENTIALS_DIRECTORY", &credentials),
+            site.port,
+            Path::new(&site.log),
+        );
         let client = site.client().request("PING\r\n");
         site.serve(&server, &client, || set_again(site));
         nobody_crashed(&server.stop("TERM"));

@@ -23,7 +23,8 @@ fn mosquitto_serves_as_its_own_user_through_a_reload() {
         let port = site.port.to_string();
         let publish = || {
             let to = ["-h", "127.0.0.1", "-p", &port, "--cafile", &site.certificate, "--insecure"];
-            Program::new("mosquitto_pub", to.iter().chain(&["-q", "1", "-t", "test", "-m", "served"])).succeeds();
+            Program::new("mosquitto_pub", to.iter().chain(&["-q", "1", "-t", "test", "-m", "served"]))
+                .succeeds();
         };
         publish();
         site.serve(&server, &site.client(), || {

@@ -28,7 +28,8 @@ fn nginx_serves_through_a_reload() {
                  }}\n"
             ),
         );
-        let program = |more: &[&str]| site.program("nginx", &[&["-e", &site.log, "-c", &main][..], more].concat());
+        let program =
+            |more: &[&str]| site.program("nginx", &[&["-e", &site.log, "-c", &main][..], more].concat());
         // A check of the configuration needs no HSM.
         program(&["-t"]).succeeds();
         assert_eq!(site.hsm.recorder.counts().calls(), 0);
@@ -39,7 +40,9 @@ fn nginx_serves_through_a_reload() {
             server.signal("HUP");
             site.until("reloaded", || server.workers().iter().any(|worker| !workers.contains(worker)));
         });
-        site.until("rid of the old workers", || !server.workers().iter().any(|worker| workers.contains(worker)));
+        site.until("rid of the old workers", || {
+            !server.workers().iter().any(|worker| workers.contains(worker))
+        });
         let said = server.stop("QUIT");
         nobody_crashed(&said);
         let ended = |line: &&str| line.contains("worker process ") && line.contains(" exited with code ");

@@ -22,11 +22,19 @@ fn the_page_shows_every_file_and_command_that_the_tests_run() {
         let content = fs::read_to_string(&file).unwrap();
         // The README shows what concerns everybody.
         if name != "openssl.cnf" {
-            assert!(text.contains(&format!("\n{content}```\n")), "docs/applications.md does not show conf/{name}");
-            assert!(text.contains(&format!("`conf/{name}`")), "docs/applications.md does not name conf/{name}");
+            assert!(
+                text.contains(&format!("\n{content}```\n")),
+                "docs/applications.md does not show conf/{name}"
+            );
+            assert!(
+                text.contains(&format!("`conf/{name}`")),
+                "docs/applications.md does not name conf/{name}"
+            );
         }
     }
-    for command in [socat::COMMAND, tls_client::COMMAND, signers::OSSLSIGNCODE, refused::XMLSEC1, refused::OPENDKIM] {
+    for command in
+        [socat::COMMAND, tls_client::COMMAND, signers::OSSLSIGNCODE, refused::XMLSEC1, refused::OPENDKIM]
+    {
         assert!(text.contains(&format!("\n{command}")), "docs/applications.md has no command {command}");
     }
 }
@@ -42,7 +50,13 @@ fn the_table_has_a_row_for_each_application_and_a_reason_for_each_no() {
     for (application, tested) in APPLICATIONS {
         let row = &cells[*application];
         assert_eq!(row["tested as"], *tested, "make applications");
-        let section = text.split("\n## ").find(|section| section.lines().next() == Some(application));
+        let heading =
+            |section: &&str| section.lines().next().is_some_and(|heading| application.starts_with(heading));
+        let section = text
+            .split("\n## ")
+            .skip(1)
+            .filter(heading)
+            .max_by_key(|section| section.lines().next().map(str::len));
         let section = section.unwrap_or_else(|| panic!("docs/applications.md has no section {application}"));
         if row.values().any(|cell| cell == "no") {
             assert!(section.contains("\n**Why not:** "), "{application} fails, and nothing says why");

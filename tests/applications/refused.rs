@@ -33,7 +33,10 @@ fn only_software(site: &Site, command: &str, input: &str) -> Program {
 #[test]
 fn xmlsec1_takes_a_key_of_a_provider_for_a_public_one() {
     none("xmlsec1", "xmlsec1", Form::FILES, |site| {
-        for method in ["http://www.w3.org/2000/09/xmldsig#rsa-sha1", "http://www.w3.org/2001/04/xmldsig-more#rsa-sha256"] {
+        for method in [
+            "http://www.w3.org/2000/09/xmldsig#rsa-sha1",
+            "http://www.w3.org/2001/04/xmldsig-more#rsa-sha256",
+        ] {
             site.hsm.token.write("template.xml", TEMPLATE.replace("METHOD", method));
             let program = only_software(site, XMLSEC1, "");
             let verify = ["--verify", "--trusted-pem", &site.certificate, "signed.xml"];

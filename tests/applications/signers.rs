@@ -6,8 +6,7 @@ use crate::site::{Form, every};
 use crate::support::Program;
 
 /// The command of docs/applications.md.
-pub const OSSLSIGNCODE: &str =
-    "osslsigncode sign -certs /etc/pki/server.pem -key /etc/pki/server.key -h sha256 -in program.exe -out signed.exe";
+pub const OSSLSIGNCODE: &str = "osslsigncode sign -certs /etc/pki/server.pem -key /etc/pki/server.key -h sha256 -in program.exe -out signed.exe";
 
 /// A program for Windows that does nothing: headers and one section (Microsoft's PE format), each padded to 512 octets.
 fn windows_program() -> Vec<u8> {
@@ -36,7 +35,9 @@ fn windows_program() -> Vec<u8> {
     optional.iter().for_each(|(offset, value)| put(*offset, &value.to_le_bytes()));
     // The section: name, sizes and places in memory and file, code that can be executed.
     put(0x138, b".text");
-    for (offset, value) in [(0x140, 1), (0x144, 0x1000), (0x148, 0x200), (0x14c, 0x200), (0x15c, 0x6000_0020_u32)] {
+    for (offset, value) in
+        [(0x140, 1), (0x144, 0x1000), (0x148, 0x200), (0x14c, 0x200), (0x15c, 0x6000_0020_u32)]
+    {
         put(offset, &value.to_le_bytes());
     }
     put(0x200, &[0xc3]);

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use hsmkey::keyfile;
-use hsmkey::public::{PublicKey, RsaPublicKey};
+use hsmkey::spki::spki_to_public;
 use hsmkey::uri::Uri;
 use openssl::ssl::SslVersion;
 
@@ -14,20 +14,21 @@ use crate::table::{saw, skipped};
 
 /// A kind of key.
 pub struct Kind {
-    /// Its name, as in the table.
-    pub name: &'static str,
-    import: fn(&Hsm) -> (Key, PublicKey),
+    name: &'static str,
+    /// The forms that there are of it.
+    forms: &'static [Form],
+    import: fn(&Hsm) -> Key,
 }
 
 /// The kinds of keys that every application is tried with.
-pub const KINDS: &[Kind] = &[Kind { name: "RSA", import: import_rsa }];
-
-fn import_rsa(hsm: &Hsm) -> (Key, PublicKey) {
-    let key = hsm.import_rsa(2048, "service");
-    let rsa = key.software.rsa().expect("an RSA key");
-    let public = PublicKey::Rsa(RsaPublicKey::new(&rsa.n().to_vec(), &rsa.e().to_vec()));
-    (key, public)
-}
+pub const KINDS: &[Kind] = &[
+    Kind { name: "RSA", forms: Form::ALL, import: |hsm| hsm.import_rsa(2048, "service") },
+    Kind {
+        name: "P-256",
+        forms: &[Form::Pointer, Form::Uri],
+        import: |hsm| hsm.import_ec("prime256v1", "service"),
+    },
+];
 
 /// How an application is told of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,25 +74,25 @@ pub struct Site {
 
 /// How many requests a server serves: before a reload, and after it.
 pub fn requests() -> u32 {
-    if std::env::var_os("HSMKEY_SOAK").is_some() { 150 } else { 30 }
+    if std::env::var_os("HSMKEY_SOAK").is_some() { 150 } else { 40 }
 }
 
 /// Tries an application with every kind of key in each form, and enters into the table that it works. A program that is not there skips all.
 pub fn every(application: &str, program: &str, forms: &[Form], test: impl Fn(&Site)) {
-    tried(application, program, forms, "yes", test);
+    tried(application, program, forms, KINDS, "yes", test);
 }
 
-/// The same for an application that does not work: the test makes sure of how, the page says why.
+/// The same for an application that takes RSA keys and does not work: the test makes sure of how, the page says why.
 pub fn none(application: &str, program: &str, forms: &[Form], test: impl Fn(&Site)) {
-    tried(application, program, forms, "no", test);
+    tried(application, program, forms, &KINDS[..1], "no", test);
 }
 
-fn tried(application: &str, program: &str, forms: &[Form], cell: &str, test: impl Fn(&Site)) {
+fn tried(application: &str, program: &str, forms: &[Form], kinds: &[Kind], cell: &str, test: impl Fn(&Site)) {
     if installed(program).is_none() {
         return skipped(application, &format!("there is no {program}"));
     }
     for form in forms {
-        for kind in KINDS {
+        for kind in kinds.iter().filter(|kind| kind.forms.contains(form)) {
             eprintln!("{application}, {} key, {form:?}", kind.name);
             test(&Site::new(kind, *form));
         }
@@ -124,18 +125,29 @@ pub fn is_root(application: &str) -> bool {
 impl Site {
     fn new(kind: &Kind, form: Form) -> Self {
         let hsm = Hsm::cloudhsm();
-        let (files, public) = (kind.import)(&hsm);
-        let uri: Uri = files.uri.parse().expect("a URI");
+        let files = (kind.import)(&hsm);
         let key = match form {
             Form::Reference => files.file.clone(),
             Form::Pointer => {
-                let uri = Uri { public: Some(public), ..uri };
+                let spki = files.software.public_key_to_der().expect("a key can be written");
+                let public = Some(spki_to_public(&spki).expect("a kind of key that is supported"));
+                let uri = Uri { public, ..files.uri.parse().expect("a URI") };
                 hsm.token.write("pointer.key", keyfile::write_pointer(&uri).expect("a private key's URI"))
             }
             Form::Uri => files.uri.clone(),
         };
         let certificate = hsm.token.path("certificate.pem");
-        let arguments = ["req", "-x509", "-new", "-sha256", "-key", &files.software_file, "-subj", "/CN=localhost", "-out"];
+        let arguments = [
+            "req",
+            "-x509",
+            "-new",
+            "-sha256",
+            "-key",
+            &files.software_file,
+            "-subj",
+            "/CN=localhost",
+            "-out",
+        ];
         Program::stock_openssl(arguments.into_iter().chain([&certificate[..]])).succeeds();
         let log = hsm.token.write("server.log", "");
         let site = Self { hsm, files, key, certificate, port: free_port(), log };
@@ -278,7 +290,11 @@ impl Site {
     pub fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         let begun = std::time::Instant::now();
         while !is_so() {
-            assert!(begun.elapsed().as_secs() < 20, "not {what}\n{}", fs::read_to_string(&self.log).unwrap_or_default());
+            assert!(
+                begun.elapsed().as_secs() < 20,
+                "not {what}\n{}",
+                fs::read_to_string(&self.log).unwrap_or_default()
+            );
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
     }
@@ -286,7 +302,15 @@ impl Site {
 
 /// That no process of a server died of a signal, in what the server says of that.
 pub fn nobody_crashed(said: &str) {
-    for wrong in ["exited on signal", "exit signal", "core dump", "terminated by signal", "Segmentation", "signal 11", "signal 6"] {
+    for wrong in [
+        "exited on signal",
+        "exit signal",
+        "core dump",
+        "terminated by signal",
+        "Segmentation",
+        "signal 11",
+        "signal 6",
+    ] {
         assert!(!said.contains(wrong), "{said}");
     }
 }

@@ -6,8 +6,7 @@ use crate::site::{Form, every, nobody_crashed};
 use crate::support::Server;
 
 /// The command of docs/applications.md.
-pub const COMMAND: &str =
-    "socat openssl-listen:8443,bind=127.0.0.1,reuseaddr,fork,cert=/etc/pki/server.pem,key=/etc/pki/server.key,verify=0 exec:cat";
+pub const COMMAND: &str = "socat openssl-listen:8443,bind=127.0.0.1,reuseaddr,fork,cert=/etc/pki/server.pem,key=/etc/pki/server.key,verify=0 exec:cat";
 
 #[test]
 fn socat_serves_each_connection_in_a_process_of_its_own() {

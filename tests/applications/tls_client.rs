@@ -4,15 +4,27 @@ use crate::site::{Form, every, requests};
 use crate::support::{Program, Server};
 
 /// The command of docs/applications.md.
-pub const COMMAND: &str =
-    "curl --silent --show-error --fail --cacert /etc/pki/ca.pem --cert /etc/pki/server.pem --key /etc/pki/server.key https://localhost:8443/";
+pub const COMMAND: &str = "curl --silent --show-error --fail --cacert /etc/pki/ca.pem --cert /etc/pki/server.pem --key /etc/pki/server.key https://localhost:8443/";
 
 #[test]
 fn curl_shows_a_certificate() {
     every("curl", "curl", Form::FILES, |site| {
         // The server is stock openssl with a software key of its own, and wants the client's certificate.
         let (key, certificate) = (site.path("ca.key"), site.path("ca.pem"));
-        let own = ["req", "-x509", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", &key, "-out", &certificate];
+        let own = [
+            "req",
+            "-x509",
+            "-new",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-subj",
+            "/CN=localhost",
+            "-keyout",
+            &key,
+            "-out",
+            &certificate,
+        ];
         Program::stock_openssl(own).succeeds();
         let port = site.port.to_string();
         let serve = ["s_server", "-accept", &port, "-cert", &certificate, "-key", &key, "-www"];
