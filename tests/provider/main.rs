@@ -5,6 +5,7 @@ mod support;
 
 mod bad_input;
 mod certificates;
+mod commands;
 mod ec;
 mod ec_pairs;
 mod keygen_and_keyfile;
