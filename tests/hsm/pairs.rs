@@ -1,19 +1,27 @@
 //! An EC key is proven to be the one that is meant, once for every time that it was found.
 
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::mechanism::Mechanism as CreatePair;
+use cryptoki::object::{Attribute, AttributeType};
+use cryptoki::session::UserType;
+use cryptoki::types::RawAuthPin;
+use hsmkey::curve::Curve;
 use hsmkey::error::{Reason, Result};
 use hsmkey::hsm::{Hsm, PrivateKey, Query, Verifier};
 use hsmkey::mechanism::Mechanism;
-use hsmkey::public::PublicKey;
+use hsmkey::public::{EcPublicKey, PublicKey};
 use hsmkey::spki::{public_to_spki, spki_to_public};
 use openssl::bn::BigNum;
 use openssl::ecdsa::EcdsaSig;
 use openssl::pkey::PKey;
 
 use crate::scenario::*;
+use crate::support::Recorder;
 
 /// Verifies with the test's own OpenSSL, and counts.
 #[derive(Default)]
@@ -134,6 +142,47 @@ fn without_a_verifier_several_keys_are_ambiguous_and_have_no_public_half() {
             assert!(
                 listed.iter().all(|object| object.public.is_some()) && listed[0].public != listed[1].public
             );
+        },
+    );
+}
+
+/// An EC key pair whose private half may derive and not sign, without ids and with two labels. SoftHSM2's tools make none.
+fn generate_deriving(label: &str, pin: &[u8]) -> EcPublicKey {
+    let module = ManuallyDrop::new(Pkcs11::new(Recorder::module()).unwrap());
+    module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
+    let slot = module.get_slots_with_initialized_token().unwrap()[0];
+    let session = ManuallyDrop::new(module.open_rw_session(slot).unwrap());
+    session.login_with_raw(UserType::User, &RawAuthPin::new(Box::new(pin.to_vec()))).unwrap();
+    let curve = Curve::by_name("P-256").unwrap();
+    let named = |label: &str| [Attribute::Token(true), Attribute::Label(label.as_bytes().to_vec())];
+    let public =
+        [&named(&format!("{label}_pub"))[..], &[Attribute::EcParams(curve.params.to_vec())]].concat();
+    let usage = [Attribute::Private(true), Attribute::Sign(false), Attribute::Derive(true)];
+    let private = [&named(label)[..], &usage].concat();
+    let pair = session.generate_key_pair(&CreatePair::EccKeyPairGen, &public, &private);
+    match &session.get_attributes(pair.unwrap().0, &[AttributeType::EcPoint]).unwrap()[..] {
+        [Attribute::EcPoint(point)] => EcPublicKey::from_token(curve.params, point),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_key_that_may_derive_and_not_sign_shows_its_point() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_ec("prime256v1", "other")),
+        |inside| {
+            let pin = std::fs::read(inside.directory.join("pin")).unwrap();
+            let made = generate_deriving("derives", &pin);
+            let hsm = Hsm::verified_by(inside.settings(), Arc::new(Counting::default()));
+            let listed = hsm.list(&labelled("derives"), &inside.auth()).unwrap();
+            assert_eq!(listed.len(), 1);
+            assert_eq!(listed[0].public, Some(PublicKey::Ec(made.clone())));
+            let PublicKey::Ec(peer) = public(inside, "other") else { unreachable!() };
+            let key = listed[0].private_key().unwrap();
+            assert_eq!(key.derive(&peer.point, 32).unwrap().len(), 32);
+            let error = key.sign(&Mechanism::Ecdsa, &[7; 32], &mut [0; 64]).unwrap_err();
+            assert_eq!(error.reason(), Reason::KeyNotPermitted);
         },
     );
 }
