@@ -211,7 +211,12 @@ impl Visit<'_> {
 }
 
 impl PublicKey {
+    /// Whether it is of the type, and one that can be used.
     fn is_of(&self, elliptic: &Elliptic) -> bool {
-        Elliptic::of(self).as_ref() == Some(elliptic)
+        let usable = match self {
+            PublicKey::Ec(ec) => ec.curve().is_ok(),
+            _ => true,
+        };
+        usable && Elliptic::of(self).as_ref() == Some(elliptic)
     }
 }

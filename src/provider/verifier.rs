@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Provider;
 use crate::curve::Curve;
-use crate::error::Result;
+use crate::error::{Error, Reason, Result};
 use crate::hsm;
 use crate::mechanism::ecdsa_signature;
 use crate::openssl::algorithm;
@@ -54,7 +54,7 @@ impl Verifier {
             .big_integer(c::OSSL_PKEY_PARAM_RSA_E, &key.exponent);
         match self.host_key(c"RSA", &params)? {
             Some(key) => key.verify(padding, value, signature),
-            None => Ok(false),
+            None => Err(refused("RSA")),
         }
     }
 
@@ -62,8 +62,7 @@ impl Verifier {
     pub(super) fn verifies_ecdsa(&self, key: &EcPublicKey, value: &[u8], signature: &[u8]) -> Result<bool> {
         match self.ec(key.curve()?, &key.point)? {
             Some(key) => key.verify(&ParamList::new(), value, signature),
-            // A point that is not on the curve has signed nothing.
-            None => Ok(false),
+            None => Err(refused("EC")),
         }
     }
 }
@@ -76,13 +75,21 @@ impl hsm::Verifier for Verifier {
                 let params = ParamList::new().octets(c::OSSL_PKEY_PARAM_PUB_KEY, octets);
                 match self.host_key(c"ED25519", &params)? {
                     Some(key) => key.verify_message(input, signature),
-                    None => Ok(false),
+                    None => Err(refused("Ed25519")),
                 }
             }
             // Its modulus is what an RSA key is found by.
             PublicKey::Rsa(_) => Ok(true),
         }
     }
+}
+
+/// Not on its curve, or on one that a FIPS provider does not have.
+fn refused(name: &str) -> Error {
+    Error::new(
+        Reason::HostUnusable,
+        format!("it takes the {name} public key for none, so it cannot verify with it"),
+    )
 }
 
 impl Provider {

@@ -9,6 +9,7 @@ mod faults;
 mod forks;
 mod keys;
 mod modules;
+mod pairs;
 mod pins;
 mod scenario;
 mod sessions;

@@ -184,20 +184,3 @@ fn a_public_key_of_somebody_else_is_no_half_of_the_key() {
     let file = pointer(&hsm, "pkcs11:object=lonely", &lonely, "lonely.key");
     sign(&hsm, &file).succeeds();
 }
-
-#[test]
-fn a_key_that_may_only_derive_shows_its_point() {
-    let hsm = Hsm::cloudhsm();
-    let key = hsm.import_ec("prime256v1", "peer");
-    let derives = fresh();
-    hsm.token.import_with_usage(&derives, "derives", &["--usage-derive"]);
-    let uri = format!("pkcs11:token={};object=derives;type=private", hsm.token_label);
-    hsm.token.write("derives.pub", derives.public_key_to_pem().unwrap());
-    let expected = ["pkeyutl", "-derive", "-inkey", &key.software_file, "-peerkey", "derives.pub"];
-    let expected = Program::stock_openssl(expected).current_dir(hsm.token.directory()).succeeds().stdout;
-    for name in [&uri, &pointer(&hsm, &uri, &derives, "derives.key")] {
-        let derived =
-            hsm.openssl(["pkeyutl", "-derive", "-inkey", name, "-peerkey", &key.public_file]).succeeds();
-        assert_eq!(derived.stdout, expected);
-    }
-}

@@ -101,11 +101,6 @@ impl Token {
         self.write_halves(key, [private_label, public_label], &[], usage);
     }
 
-    /// The same with another usage of the private half, options of pkcs11-tool.
-    pub fn import_with_usage(&self, key: &PKey<Private>, label: &str, usage: &[&str]) {
-        self.write_halves(key, [label, &format!("{label}_pub")], &[], usage);
-    }
-
     fn write_halves(&self, key: &PKey<Private>, labels: [&str; 2], options: &[&str], usage: &[&str]) {
         let private = key.private_key_to_pem_pkcs8().expect("a key can be written");
         let public = key.public_key_to_der().expect("a key can be written");
