@@ -84,7 +84,7 @@ impl hsm::Verifier for Verifier {
     }
 }
 
-/// Not on its curve, or on one that a FIPS provider does not have.
+/// Not on its curve, on one that a FIPS provider does not have, or too short for it.
 fn refused(name: &str) -> Error {
     Error::new(
         Reason::HostUnusable,

@@ -44,6 +44,7 @@ fn postgresql_serves_through_a_reload() {
         fs::set_permissions(&site.key, fs::Permissions::from_mode(0o600)).expect("our own file");
 
         let server = Server::foreground(postgres(), site.port, Path::new(&site.log));
+        site.until("ready", || server.said().contains("ready to accept connections"));
         let query = |count: u32| {
             let to = format!(
                 "host=localhost hostaddr=127.0.0.1 port={} user=postgres dbname=postgres sslmode=verify-full sslrootcert={}",
