@@ -7,11 +7,11 @@ use crate::support::Server;
 
 #[test]
 fn apache_prefork_serves_through_graceful_restarts() {
-    // A child serves twenty connections, so that children are made all the time.
+    // A child serves a hundred connections, so that children are made all the time.
     serves(
         "Apache prefork",
         "mpm_prefork",
-        "StartServers 2\nMinSpareServers 2\nMaxRequestWorkers 8\nMaxConnectionsPerChild 20\n",
+        "StartServers 2\nMinSpareServers 2\nMaxRequestWorkers 8\nMaxConnectionsPerChild 100\n",
     );
 }
 
@@ -43,7 +43,7 @@ fn serve(site: &Site, program: &str, mpm: &str, sizes: &str) {
         "main.conf",
         format!(
             "{load}{sizes}ServerRoot {directory}\nDocumentRoot {www}\nServerName localhost\nPidFile {directory}/pid\n\
-             DefaultRuntimeDir {directory}\nErrorLog {log}\nLogLevel notice\nUser www-data\nGroup www-data\n\
+             DefaultRuntimeDir {directory}\nErrorLog {log}\nLogLevel notice ssl:info\nUser www-data\nGroup www-data\n\
              SSLSessionCache none\nSSLSessionTickets off\nInclude {snippet}\n"
         ),
     );

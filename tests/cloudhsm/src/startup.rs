@@ -34,8 +34,11 @@ thread_local! {
 pub fn one_at_a_time<T>(call: impl FnOnce() -> T) -> T {
     let lock = token_directory().and_then(|directory| File::open(directory).ok());
     let Some(lock) = lock.filter(|_| !HAS_IT.get()) else { return call() };
+    // A signal that a server's child is sent meanwhile is no lock.
     // SAFETY: an open descriptor.
-    unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) };
+    while unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) } != 0
+        && std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted
+    {}
     LOCK.store(lock.as_raw_fd(), Release);
     HAS_IT.set(true);
     let result = call();
