@@ -126,6 +126,35 @@ fn several_keys_for_one_name_are_listed() {
 }
 
 #[test]
+fn what_is_wrong_with_a_pointer_file_without_a_public_half_is_named() {
+    // As pkcs11-provider writes them. OpenSSL drops what the last of several decoders says.
+    let (hsm, _) = hsm();
+    let pointer = |uri: &str| {
+        let text = keyfile::write_pointer(&Uri::parse(uri.as_bytes()).unwrap()).unwrap();
+        hsm.token.write("pointer.pem", text)
+    };
+    let right = pointer("pkcs11:token=test;type=private");
+    sign(&hsm, &right).succeeds();
+    let counts = hsm.recorder.counts();
+    assert!(counts.requests() <= 8 && counts.calls() <= 12, "{:?}", counts.list("calls."));
+
+    hsm.import_rsa(1024, "other");
+    let said = refused(sign(&hsm, &right), Reason::KeyAmbiguous);
+    assert!(said.contains("object=signing") && said.contains("object=other"), "{said}");
+    refused(sign(&hsm, &pointer("pkcs11:object=absent")), Reason::KeyNotFound);
+    refused(sign(&hsm, &pointer("pkcs11:token=elsewhere;object=signing")), Reason::TokenNotFound);
+    let by_name = pointer("pkcs11:object=signing");
+    hsm.token.write("pin", "crypto_user:not the password");
+    hsm.recorder.reset();
+    refused(sign(&hsm, &by_name), Reason::PinRejected);
+    assert_eq!(logins(&hsm), 1);
+    hsm.configure(&[]);
+    refused(sign(&hsm, &by_name), Reason::PinMissing);
+    hsm.configure(&[("hsmkey-sha1", "perhaps")]);
+    refused(sign(&hsm, &by_name), Reason::BadDirective);
+}
+
+#[test]
 fn a_key_file_of_another_public_half_signs_nothing() {
     let (hsm, _) = hsm();
     let stranger = openssl::rsa::Rsa::generate(2048).unwrap();
@@ -221,9 +250,16 @@ fn a_damaged_key_file_is_named_and_is_no_software_key() {
         let file = hsm.token.write(&format!("{name}.key"), rsa(damaged));
         refused(sign(&hsm, &file), Reason::BadKeyFile);
     }
-    // Half a file has no end line: it is what any truncated PEM file is.
-    let half = hsm.token.write("half.key", &pem[..pem.len() / 2]);
-    sign(&hsm, &half).fails();
+    // Wherever it ends, once the lengths at its beginning say what it is.
+    let block = pem.windows(5).position(|octets| octets == b"-----").unwrap();
+    for length in [block + 100, pem.len() / 2, pem.len() * 3 / 4, pem.len() - 10] {
+        let cut = hsm.token.write("shorter.key", &pem[..length]);
+        refused(sign(&hsm, &cut), Reason::BadKeyFile);
+    }
+    let mut changed = pem.clone();
+    changed[pem.len() / 2] = b'!';
+    let changed = hsm.token.write("changed.key", changed);
+    refused(sign(&hsm, &changed), Reason::BadKeyFile);
     assert_eq!(hsm.recorder.processes(), 0);
 }
 
