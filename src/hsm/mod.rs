@@ -37,7 +37,9 @@ use module::Module;
 use private_key::Binding;
 use slot::Slot;
 
+pub use load_error::{check_whole, explain};
 pub use private_key::PrivateKey;
+pub use rv::CONNECT_ADVICE;
 
 /// How to reach an HSM.
 #[derive(Clone, Debug)]

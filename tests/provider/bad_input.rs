@@ -173,8 +173,12 @@ fn a_module_that_is_none_is_named() {
     let mut foreign = fs::read(softhsm()).unwrap();
     foreign[18] = if cfg!(target_arch = "aarch64") { 62 } else { 183 };
     let foreign = hsm.token.write("foreign.so", foreign);
+    // A file that ends too early would end the process when its missing part is touched.
+    let whole = fs::read(softhsm()).unwrap();
+    let cut = hsm.token.write("cut.so", &whole[..whole.len() / 2]);
     let text = hsm.token.write("text.so", "not a library");
     for (module, reason) in [
+        (&cut[..], Reason::ModuleLoad),
         ("/nowhere/module.so", Reason::ModuleLoad),
         (&text, Reason::ModuleLoad),
         (&foreign, Reason::ModuleLoad),
