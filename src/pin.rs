@@ -52,10 +52,11 @@ impl PinSource {
             Some(spec) => Place::Spec(spec, Arc::clone(environment)),
             None => match environment.first(&PIN_VARIABLES) {
                 Ok(Some((name, _))) => Place::Variable(name, Arc::clone(environment)),
-                Ok(None) => Place::None(Error::new(
-                    Reason::PinMissing,
-                    "set pkcs11-module-token-pin = file:PATH in the provider's section, or CLOUDHSM_PIN",
-                )),
+                Ok(None) => Place::None(environment.ignored(&["OPENSSL_CONF"]).unwrap_or_else(|| {
+                    let advice =
+                        "set pkcs11-module-token-pin = file:PATH in the provider's section, or CLOUDHSM_PIN";
+                    Error::new(Reason::PinMissing, advice)
+                })),
                 Err(error) => Place::None(error),
             },
         };

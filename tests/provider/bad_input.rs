@@ -7,7 +7,7 @@ use hsmkey::keyfile;
 use hsmkey::public::RsaPublicKey;
 use hsmkey::uri::Uri;
 
-use crate::support::{Hsm, Key, Program, Recorder, Token, softhsm};
+use crate::support::{Hsm, Key, Program, Recorder, Token, c_program, softhsm};
 
 /// A token with one key, and something to sign.
 fn hsm() -> (Hsm, Key) {
@@ -292,4 +292,33 @@ fn without_any_module_the_directive_is_named() {
     hsm.token.write("openssl.cnf", text.replace(&path, ""));
     let said = refused(sign(&hsm, &key.file), Reason::NoModule);
     assert!(said.contains("pkcs11-module-path"), "{said}");
+}
+
+#[test]
+fn a_privileged_process_says_that_it_ignores_the_environment() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let (hsm, key) = hsm();
+    // A program of another group, which the kernel calls secure (AT_SECURE) when root runs it.
+    let program = hsm.token.path("privileged");
+    fs::copy(c_program("configured"), &program).unwrap();
+    if chown(&program, None, Some(65534)).is_err() {
+        eprintln!("skipped: only root can make a program of another group");
+        return;
+    }
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o2755)).unwrap();
+    let run = || {
+        let arguments = [&hsm.openssl_cnf()[..], &key.file];
+        hsm.program(&program, arguments).env_remove("OPENSSL_CONF").under("setsid", ["--wait"])
+    };
+    run().succeeds();
+    hsm.configure(&[]);
+    let said = refused(run().env("CLOUDHSM_PIN", &hsm.token.pin), Reason::EnvironmentIgnored);
+    assert!(said.contains("CLOUDHSM_PIN") && said.contains("AT_SECURE"), "{said}");
+    let text = fs::read_to_string(hsm.openssl_cnf()).unwrap();
+    let path = format!("pkcs11-module-path = {}\n", Recorder::module().display());
+    hsm.token.write("openssl.cnf", text.replace(&path, ""));
+    refused(run(), Reason::NoModule);
+    let elsewhere = run().env("OPENSSL_CONF", "/home/somebody/openssl.cnf");
+    let said = refused(elsewhere, Reason::EnvironmentIgnored);
+    assert!(said.contains("OPENSSL_CONF is set"), "{said}");
 }
