@@ -18,7 +18,7 @@ use crate::error::{Error, Reason, Result, bail};
 use crate::uri::TokenAttributes;
 
 pub use directives::{DIRECTIVES, Directive, check_name};
-pub use pin::{PIN_VARIABLES, PinSpec};
+pub use pin::{CUT, PIN_VARIABLES, PinSpec};
 
 /// Where AWS installs the PKCS#11 library of CloudHSM: the module where none is configured.
 pub const CLOUDHSM_MODULE: &str = "/opt/cloudhsm/lib/libcloudhsm_pkcs11.so";

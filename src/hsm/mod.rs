@@ -133,6 +133,11 @@ pub trait Authenticator: Send + Sync {
     /// As for [`Authenticator::pin`].
     fn refresh(&self) -> Result<Option<Arc<Pin>>>;
 
+    /// What may be wrong with a PIN from this source that is rejected; empty where there is nothing special about it.
+    fn advice(&self) -> &'static str {
+        ""
+    }
+
     /// What the source looks like now, for other processes; `None` for a source that they cannot see.
     fn source_stamp(&self) -> Option<SourceStamp>;
 }

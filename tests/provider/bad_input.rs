@@ -68,6 +68,14 @@ fn a_pin_that_openssl_cnf_cut_is_named_and_not_tried() {
         assert!(said.contains("pkcs11-module-token-pin") && !said.contains("secret"), "{said}");
     }
     assert_eq!(logins(&hsm), 0);
+    // What is left of this one is a PIN in form, and only the HSM can tell.
+    hsm.configure(&[("pkcs11-module-token-pin", "crypto_user:first#second")]);
+    let said = refused(sign(&hsm, &key.uri), Reason::PinRejected);
+    assert!(said.contains("file:PATH") && !said.contains("first"), "{said}");
+    assert_eq!(logins(&hsm), 1);
+    hsm.token.write("pin", "crypto_user:not the password");
+    hsm.configure(&[("pkcs11-module-token-pin", &format!("file:{}", hsm.token.pin_file()))]);
+    assert!(!refused(sign(&hsm, &key.uri), Reason::PinRejected).contains("file:PATH"));
 }
 
 #[test]
