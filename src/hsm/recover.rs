@@ -145,6 +145,11 @@ impl Ladder {
         self.deadline
     }
 
+    /// How long to wait for another thread that is at work for all, which is no failure: where nothing is to be repeated too.
+    pub(super) fn patience(&self) -> Instant {
+        self.deadline.max(self.begun + FIRST_CONTACT)
+    }
+
     /// After a failure: what to rebuild before the next attempt, once it is time for it.
     ///
     /// # Errors

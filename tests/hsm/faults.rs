@@ -1,6 +1,6 @@
 //! What the HSM takes away is rebuilt by the signature that needs it.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -209,6 +209,83 @@ fn a_call_that_does_not_return_costs_its_own_thread_only() {
                 }
                 assert!(blocked.load(Relaxed));
             });
+        },
+    );
+}
+
+/// Eight threads, after a lost login and one call that is inside for ten seconds: seven of them sign within `limit`.
+fn one_blocked_call(inside: &Inside, call: &str, limit: Duration) {
+    let public = inside.public("signing");
+    let (hsm, auth) = (inside.hsm(), inside.auth());
+    let shared = hsm.key(labelled("signing"), auth.clone());
+    inside.signs(&shared, &public, DATA);
+    let start = Instant::now();
+    let signed = AtomicU32::new(0);
+    inside.control(&format!("login-lost on=C_SignInit once\nblock on={call} once ms=10s"));
+    thread::scope(|scope| {
+        for number in 0..8 {
+            let key =
+                if number % 2 == 0 { shared.clone() } else { hsm.key(labelled("signing"), auth.clone()) };
+            let (signed, public) = (&signed, &public);
+            scope.spawn(move || {
+                inside.signs(&key, public, DATA);
+                signed.fetch_add(1, Relaxed);
+            });
+        }
+        while signed.load(Relaxed) < 7 {
+            assert!(start.elapsed() < limit, "{call}: {} have signed", signed.load(Relaxed));
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(signed.load(Relaxed), 7, "{call} did not block");
+        // It comes back, and nobody loses by it.
+        inside.control("");
+    });
+    let before = inside.count("requests");
+    inside.signs(&shared, &public, DATA);
+    assert!(inside.count("requests") - before <= 8, "{call}");
+    assert_eq!(inside.count("session_violations"), 0);
+}
+
+#[test]
+fn a_search_that_does_not_return_costs_its_own_thread_only() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            for call in ["C_OpenSession", "C_FindObjectsInit", "C_FindObjects"] {
+                one_blocked_call(inside, call, Duration::from_secs(5));
+            }
+        },
+    );
+}
+
+#[test]
+fn a_repeated_login_that_does_not_return_costs_its_own_thread_only() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| one_blocked_call(inside, "C_Login", Duration::from_secs(7)),
+    );
+}
+
+#[test]
+fn a_signature_that_a_login_has_overtaken_is_made_again() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let public = inside.public("signing");
+            let key = inside.hsm().key(labelled("signing"), inside.auth());
+            inside.signs(&key, &public, DATA);
+            // The second signature logs in again, while the first is inside.
+            inside.control("block on=C_Sign once ms=1s\nerror code=0x101 on=C_SignInit every=2");
+            thread::scope(|scope| {
+                scope.spawn(|| inside.signs(&key, &public, DATA));
+                thread::sleep(Duration::from_millis(300));
+                inside.signs(&key, &public, DATA);
+            });
+            // The number of the key was another key's, for all that anybody knows.
+            assert_eq!(inside.count("calls.C_Sign"), 4);
         },
     );
 }
