@@ -191,7 +191,7 @@ fn a_call_that_does_not_return_costs_its_own_thread_only() {
             let public = inside.public("signing");
             let key = inside.hsm().key(labelled("signing"), inside.auth());
             inside.signs(&key, &public, DATA);
-            inside.control("block on=C_Sign once ms=2s");
+            inside.control(&format!("block on=C_Sign once ms={}s", soak(2, 30)));
             let blocked = AtomicBool::new(true);
             thread::scope(|scope| {
                 scope.spawn(|| {

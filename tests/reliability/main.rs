@@ -295,7 +295,7 @@ fn many_signatures_need_no_more_memory_than_some() {
 fn valgrind_finds_nothing_in_programs_that_fork_and_have_threads() {
     let checks = ["--quiet", "--leak-check=full", "--show-leak-kinds=definite", "--trace-children=no"];
     for arguments in
-        [&["threads", "shared", "4", "3"][..], &["forked", "2", "2"], &["cycles", "3"], &["exit", "cleanup"]]
+        [&["threads", "shared", "4", "3"][..], &["forked", "2", "2"], &["forks", "2", "3", "1"], &["cycles", "3"], &["exit", "cleanup"]]
     {
         let (hsm, key) = hsm(CLOUDHSM);
         let outcome = stress(&hsm, &key, arguments).under("valgrind", checks).succeeds();
