@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod contexts;
 mod servers;
 
 use std::fs;
@@ -158,6 +159,18 @@ fn forks_while_threads_sign() {
 }
 
 #[test]
+fn children_sign_whenever_they_are_born() {
+    for settings in [CLOUDHSM, BARE] {
+        let (hsm, key) = hsm(settings);
+        let outcome = stress(&hsm, &key, &["family"]).run();
+        assert_eq!(results(outcome.text()), [7, 0, 0], "{settings}: {outcome}");
+        let counts = hsm.recorder.counts();
+        // Each of six processes its own, and nothing more.
+        assert_eq!((counts.get("calls.C_Login"), counts.get("calls.C_OpenSession")), (6, 6));
+    }
+}
+
+#[test]
 fn children_sign_whatever_fork_leaves_them() {
     for left in ["error", "already-initialized"] {
         let (hsm, key) = hsm(&format!("{CLOUDHSM}\nfork = {left}"));
@@ -294,9 +307,13 @@ fn many_signatures_need_no_more_memory_than_some() {
 #[test]
 fn valgrind_finds_nothing_in_programs_that_fork_and_have_threads() {
     let checks = ["--quiet", "--leak-check=full", "--show-leak-kinds=definite", "--trace-children=no"];
-    for arguments in
-        [&["threads", "shared", "4", "3"][..], &["forked", "2", "2"], &["forks", "2", "3", "1"], &["cycles", "3"], &["exit", "cleanup"]]
-    {
+    for arguments in [
+        &["threads", "shared", "4", "3"][..],
+        &["forked", "2", "2"],
+        &["forks", "2", "3", "1"],
+        &["cycles", "3"],
+        &["exit", "cleanup"],
+    ] {
         let (hsm, key) = hsm(CLOUDHSM);
         let outcome = stress(&hsm, &key, arguments).under("valgrind", checks).succeeds();
         assert_eq!(support::ours(&outcome.stderr), Vec::<String>::new(), "{outcome}");
