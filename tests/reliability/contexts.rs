@@ -44,7 +44,7 @@ fn counted(hsm: &Hsm, module: &str, name: &str) -> u64 {
 }
 
 /// The program, and in it a thread for each party.
-fn contexts<'a>(hsm: &Hsm, rounds: u32, count: u32, parties: &[[&'a str; 4]]) -> Program {
+fn contexts(hsm: &Hsm, rounds: u32, count: u32, parties: &[[&str; 4]]) -> Program {
     let numbers = [rounds.to_string(), count.to_string()];
     let parties = parties.iter().flatten().map(|argument| (*argument).to_owned());
     hsm.program(c_program("contexts"), numbers.into_iter().chain(parties)).env_remove("OPENSSL_CONF")

@@ -300,6 +300,7 @@ fn many_signatures_need_no_more_memory_than_some() {
     let (hsm, key) = hsm(&format!("{CLOUDHSM}\nsigner = null"));
     let outcome = stress(&hsm, &key, &["many", &scaled(4000, 100_000).to_string()]).run();
     let grown = outcome.text().lines().next().and_then(|line| line.strip_prefix("grown ")).unwrap();
+    eprintln!("{grown} pages more over the second half");
     assert!(grown.parse::<i64>().unwrap() < 50, "{outcome}");
     assert_eq!(results(outcome.text())[..2], [scaled(4000, 100_000), 0]);
 }
@@ -364,8 +365,9 @@ fn loading_and_unloading_leaves_nothing_behind() {
     let (hsm, key) = hsm(CLOUDHSM);
     let outcome = stress(&hsm, &key, &["cycles", &scaled(60, 500).to_string()]).succeeds();
     let grown = outcome.text().lines().next().and_then(|line| line.strip_prefix("grown ")).unwrap();
-    // Pages of 4 kB: what a heap moves by itself.
-    assert!(grown.parse::<i64>().unwrap() < 150, "{outcome}");
+    eprintln!("{grown} pages more over the second half");
+    // OpenSSL keeps some hundred octets of each context; its own legacy module grows as fast.
+    assert!(grown.parse::<i64>().unwrap() < 60, "{outcome}");
     let counts = hsm.recorder.counts();
     assert_eq!((counts.get("calls.C_Login"), counts.get("calls.C_Initialize")), (1, 1));
     assert_eq!(counts.get("calls.C_Finalize"), 0);
