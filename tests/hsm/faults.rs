@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use hsmkey::error::Reason;
 use hsmkey::hsm::{Hsm, Settings};
+use hsmkey::mechanism::{HashKind, Mechanism};
 
 use crate::scenario::*;
 
@@ -314,6 +315,31 @@ fn what_is_not_transient_fails_at_once() {
                 inside.control("");
                 inside.signs(&key, &public, DATA);
             }
+        },
+    );
+}
+
+#[test]
+fn a_message_that_was_not_encrypted_for_the_key_is_refused_at_once_and_costs_nobody_anything() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let public = inside.public("signing");
+            let key = inside.hsm().key(labelled("signing"), inside.auth());
+            inside.signs(&key, &public, DATA);
+            let start = Instant::now();
+            let (hash, label) = (HashKind::Sha1, Box::default());
+            for mechanism in [Mechanism::RsaPkcs, Mechanism::RsaOaep { hash, mgf: hash, label }] {
+                let before = inside.count("requests");
+                let error = key.decrypt(&mechanism, &[7; 256], &mut [0; 256]).unwrap_err();
+                assert_eq!(error.reason(), Reason::Decryption, "{error}");
+                let requests = inside.count("requests") - before;
+                assert!(requests <= 16, "{requests} requests");
+            }
+            assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+            assert_eq!((inside.count("calls.C_Login"), inside.count("calls.C_Initialize")), (1, 1));
+            inside.signs(&key, &public, DATA);
         },
     );
 }
