@@ -1,7 +1,7 @@
 //! A private key: found with its first signature, and found again after a loss.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cryptoki_sys::{CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKR_KEY_HANDLE_INVALID};
 use zeroize::Zeroizing;
@@ -13,11 +13,11 @@ use super::recover::{Ladder, Rung, Trouble};
 use super::rv::Failed;
 use super::sign::{Operation, Request};
 use super::{Authenticator, Hsm, Query, Slot, object, search};
-use crate::error::Result;
+use crate::error::{Error, Reason, Result};
 use crate::mechanism::Mechanism;
 use crate::public::PublicKey;
 
-/// How long to wait for another thread that is looking for the same key.
+/// How long to wait for another thread that is looking for the same key. It may never come back, or the module may be slow.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A private key in an HSM.
@@ -179,12 +179,11 @@ impl PrivateKey {
             }
             shared.lose(epoch);
         }
-        let mut find = || search::bind(hsm, query, authenticator, ladder, seen).map(Arc::new);
-        match shared.get(ladder.patience().min(Instant::now() + PATIENCE), &mut find) {
-            Some(found) => found,
-            // The other thread may never come back.
-            None => find().map(|binding| (Arc::clone(&binding), shared.put(binding))),
-        }
+        let find = || search::bind(hsm, query, authenticator, ladder, seen).map(Arc::new);
+        shared.get_or_take_over(ladder.patience(), Some(PATIENCE), find).unwrap_or_else(|| {
+            let detail = "other threads are still looking for the key";
+            Err(Error::new(Reason::HsmUnavailable, detail).into())
+        })
     }
 
     /// Forgets where the key was found, unless another thread has found it anew.
