@@ -64,12 +64,17 @@ enum Meaning {
     Lost(Rung),
     /// The HSM has too much to do: nothing is rebuilt.
     Busy,
+    /// The data may be what is wrong. It is repeated a few times, and nothing is rebuilt: whoever sends such data could take the login
+    /// from everybody.
+    Doubtful,
     /// It will not change.
     Permanent,
 }
 
-fn meaning(rv: CK_RV) -> Meaning {
-    match rv {
+fn meaning(failed: Failed) -> Meaning {
+    match failed.rv {
+        // SoftHSM2 for what was not encrypted for the key. C_DecryptInit has succeeded just before.
+        CKR_GENERAL_ERROR if failed.function == "C_Decrypt" => Meaning::Doubtful,
         // CloudHSM's ways to say that it is busy: SDK 5 and SDK 3.
         CKR_FUNCTION_FAILED | CKR_OPERATION_ACTIVE => Meaning::Busy,
         CKR_SESSION_HANDLE_INVALID
@@ -122,6 +127,7 @@ pub(super) struct Ladder {
     deadline: Instant,
     rung: Option<Rung>,
     tries: u32,
+    doubts: u32,
     random: u64,
 }
 
@@ -129,6 +135,8 @@ pub(super) struct Ladder {
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 /// How long a module that has never been initialised is given.
 const FIRST_CONTACT: Duration = Duration::from_secs(4);
+/// How often data is tried again that may be what is wrong.
+const DOUBTS: u32 = 3;
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
@@ -137,12 +145,17 @@ impl Ladder {
     pub(super) fn new(budget: Duration) -> Self {
         let now = Instant::now();
         let deadline = now.checked_add(budget).unwrap_or(now);
-        Self { budget, begun: now, deadline, rung: None, tries: 0, random: 0 }
+        Self { budget, begun: now, deadline, rung: None, tries: 0, doubts: 0, random: 0 }
     }
 
     /// When to give up.
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    /// How long to wait for another thread that is at work for all, which is no failure: where nothing is to be repeated too.
+    pub(super) fn patience(&self) -> Instant {
+        self.deadline.max(self.begun + FIRST_CONTACT)
     }
 
     /// After a failure: what to rebuild before the next attempt, once it is time for it.
@@ -153,7 +166,7 @@ impl Ladder {
         let never = matches!(trouble, Trouble::Unreachable { ever: false, .. });
         let (failed, meaning, deadline) = match trouble {
             Trouble::Permanent(error) => return Err(error),
-            Trouble::Call(failed) => (failed, meaning(failed.rv), self.deadline),
+            Trouble::Call(failed) => (failed, meaning(failed), self.deadline),
             Trouble::Unreachable { failed, ever: true } => (failed, Meaning::Busy, self.deadline),
             Trouble::Unreachable { failed, ever: false } => {
                 (failed, Meaning::Busy, self.deadline.min(self.begun + FIRST_CONTACT))
@@ -162,6 +175,13 @@ impl Ladder {
         let rung = match meaning {
             Meaning::Permanent => return Err(failed.error()),
             Meaning::Busy => Rung::Session,
+            Meaning::Doubtful if self.doubts == DOUBTS => {
+                return Err(Error::from(Reason::Decryption).with_call(failed.call()));
+            }
+            Meaning::Doubtful => {
+                self.doubts += 1;
+                Rung::Session
+            }
             Meaning::Lost(start) => {
                 let rung = match self.rung {
                     Some(last) if last >= start => last.next(),
