@@ -46,6 +46,16 @@ impl Operation {
         Self { number: c::OSSL_OP_SIGNATURE, algorithms }
     }
 
+    /// OSSL_OP_ASYM_CIPHER.
+    pub const fn asym_cipher(algorithms: &'static [Algorithm]) -> Self {
+        Self { number: c::OSSL_OP_ASYM_CIPHER, algorithms }
+    }
+
+    /// OSSL_OP_ENCODER.
+    pub const fn encoder(algorithms: &'static [Algorithm]) -> Self {
+        Self { number: c::OSSL_OP_ENCODER, algorithms }
+    }
+
     /// OSSL_OP_DECODER.
     pub const fn decoder(algorithms: &'static [Algorithm]) -> Self {
         Self { number: c::OSSL_OP_DECODER, algorithms }

@@ -69,6 +69,25 @@ constructors! {
     signature_set_ctx_params = OSSL_FUNC_SIGNATURE_SET_CTX_PARAMS, OSSL_FUNC_signature_set_ctx_params_fn;
     signature_settable_ctx_params = OSSL_FUNC_SIGNATURE_SETTABLE_CTX_PARAMS, OSSL_FUNC_signature_settable_ctx_params_fn;
 
+    asym_cipher_newctx = OSSL_FUNC_ASYM_CIPHER_NEWCTX, OSSL_FUNC_asym_cipher_newctx_fn;
+    asym_cipher_freectx = OSSL_FUNC_ASYM_CIPHER_FREECTX, OSSL_FUNC_asym_cipher_freectx_fn;
+    asym_cipher_dupctx = OSSL_FUNC_ASYM_CIPHER_DUPCTX, OSSL_FUNC_asym_cipher_dupctx_fn;
+    asym_cipher_encrypt_init = OSSL_FUNC_ASYM_CIPHER_ENCRYPT_INIT, OSSL_FUNC_asym_cipher_encrypt_init_fn;
+    asym_cipher_encrypt = OSSL_FUNC_ASYM_CIPHER_ENCRYPT, OSSL_FUNC_asym_cipher_encrypt_fn;
+    asym_cipher_decrypt_init = OSSL_FUNC_ASYM_CIPHER_DECRYPT_INIT, OSSL_FUNC_asym_cipher_decrypt_init_fn;
+    asym_cipher_decrypt = OSSL_FUNC_ASYM_CIPHER_DECRYPT, OSSL_FUNC_asym_cipher_decrypt_fn;
+    asym_cipher_get_ctx_params = OSSL_FUNC_ASYM_CIPHER_GET_CTX_PARAMS, OSSL_FUNC_asym_cipher_get_ctx_params_fn;
+    asym_cipher_gettable_ctx_params = OSSL_FUNC_ASYM_CIPHER_GETTABLE_CTX_PARAMS, OSSL_FUNC_asym_cipher_gettable_ctx_params_fn;
+    asym_cipher_set_ctx_params = OSSL_FUNC_ASYM_CIPHER_SET_CTX_PARAMS, OSSL_FUNC_asym_cipher_set_ctx_params_fn;
+    asym_cipher_settable_ctx_params = OSSL_FUNC_ASYM_CIPHER_SETTABLE_CTX_PARAMS, OSSL_FUNC_asym_cipher_settable_ctx_params_fn;
+
+    encoder_newctx = OSSL_FUNC_ENCODER_NEWCTX, OSSL_FUNC_encoder_newctx_fn;
+    encoder_freectx = OSSL_FUNC_ENCODER_FREECTX, OSSL_FUNC_encoder_freectx_fn;
+    encoder_set_ctx_params = OSSL_FUNC_ENCODER_SET_CTX_PARAMS, OSSL_FUNC_encoder_set_ctx_params_fn;
+    encoder_settable_ctx_params = OSSL_FUNC_ENCODER_SETTABLE_CTX_PARAMS, OSSL_FUNC_encoder_settable_ctx_params_fn;
+    encoder_does_selection = OSSL_FUNC_ENCODER_DOES_SELECTION, OSSL_FUNC_encoder_does_selection_fn;
+    encoder_encode = OSSL_FUNC_ENCODER_ENCODE, OSSL_FUNC_encoder_encode_fn;
+
     decoder_newctx = OSSL_FUNC_DECODER_NEWCTX, OSSL_FUNC_decoder_newctx_fn;
     decoder_freectx = OSSL_FUNC_DECODER_FREECTX, OSSL_FUNC_decoder_freectx_fn;
     decoder_decode = OSSL_FUNC_DECODER_DECODE, OSSL_FUNC_decoder_decode_fn;

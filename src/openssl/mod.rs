@@ -11,6 +11,7 @@ mod boundary;
 pub mod core;
 pub mod digest;
 mod dispatch;
+pub mod encryption;
 mod host;
 pub mod operation;
 pub mod params;
