@@ -2,6 +2,7 @@
 //! private keys are not taken in: a PKCS#11 module's own OpenSSL would be sent back here.
 
 mod asym_cipher;
+mod composites;
 mod decoder;
 mod encoder;
 mod key;
@@ -24,7 +25,7 @@ use crate::logging;
 use crate::openssl::algorithm::{Algorithm, Dispatch, Operation};
 use crate::openssl::core::{Core, HasCore};
 use crate::openssl::digest::Digests;
-use crate::openssl::operation;
+use crate::openssl::{later, operation};
 
 /// A provider context. Nothing of it is shared with another one: there may be two libcryptos in the process.
 pub struct Provider {
@@ -129,6 +130,9 @@ impl operation::provider::Provider for Provider {
             },
         ]),
     ];
+
+    const LATER_OPERATIONS: &'static [((u32, u32), Operation)] =
+        &[(later::COMPOSITE_SIGNATURES, composites::OPERATION)];
 
     fn new(core: Core) -> Self {
         let environment = Arc::new(Environment::of_process());

@@ -3,6 +3,7 @@
 use std::mem::{size_of, transmute};
 
 use super::bindings as c;
+use super::later;
 
 /// A function of the core's table as what its number says it is.
 ///
@@ -19,21 +20,21 @@ pub(super) const END: c::OSSL_DISPATCH = c::OSSL_DISPATCH { function_id: 0, func
 
 /// One constructor per number: it takes the binding's type for that number and nothing else.
 macro_rules! constructors {
-    ($($name:ident = $number:ident, $function:ident;)*) => {
+    ($from:ident: $($name:ident = $number:ident, $function:ident;)*) => {
         $(
-            pub(super) const fn $name(function: c::$function) -> c::OSSL_DISPATCH {
+            pub(super) const fn $name(function: $from::$function) -> c::OSSL_DISPATCH {
                 c::OSSL_DISPATCH {
-                    function_id: c::$number,
+                    function_id: $from::$number,
                     // SAFETY: a nullable function pointer stays one; OpenSSL calls it as what its number says, which is
                     // the type that it came as.
-                    function: unsafe { transmute::<c::$function, Option<unsafe extern "C" fn()>>(function) },
+                    function: unsafe { transmute::<$from::$function, Option<unsafe extern "C" fn()>>(function) },
                 }
             }
         )*
     };
 }
 
-constructors! {
+constructors! { c:
     provider_teardown = OSSL_FUNC_PROVIDER_TEARDOWN, OSSL_FUNC_provider_teardown_fn;
     provider_gettable_params = OSSL_FUNC_PROVIDER_GETTABLE_PARAMS, OSSL_FUNC_provider_gettable_params_fn;
     provider_get_params = OSSL_FUNC_PROVIDER_GET_PARAMS, OSSL_FUNC_provider_get_params_fn;
@@ -98,4 +99,11 @@ constructors! {
     store_load = OSSL_FUNC_STORE_LOAD, OSSL_FUNC_store_load_fn;
     store_eof = OSSL_FUNC_STORE_EOF, OSSL_FUNC_store_eof_fn;
     store_close = OSSL_FUNC_STORE_CLOSE, OSSL_FUNC_store_close_fn;
+}
+
+constructors! { later:
+    signature_query_key_types = OSSL_FUNC_SIGNATURE_QUERY_KEY_TYPES, OSSL_FUNC_signature_query_key_types_fn;
+    signature_sign_message_init = OSSL_FUNC_SIGNATURE_SIGN_MESSAGE_INIT, OSSL_FUNC_signature_sign_message_init_fn;
+    signature_sign_message_update = OSSL_FUNC_SIGNATURE_SIGN_MESSAGE_UPDATE, OSSL_FUNC_signature_sign_message_update_fn;
+    signature_sign_message_final = OSSL_FUNC_SIGNATURE_SIGN_MESSAGE_FINAL, OSSL_FUNC_signature_sign_message_final_fn;
 }

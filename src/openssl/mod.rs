@@ -13,5 +13,6 @@ pub mod digest;
 mod dispatch;
 pub mod encryption;
 mod host;
+pub mod later;
 pub mod operation;
 pub mod params;
