@@ -51,8 +51,9 @@ impl Encoder for Text {
     }
 
     fn encode(key: &Key, _encrypted: bool) -> Result<String> {
+        let layout = Layout::of(key.provider().version);
         let key = key.key()?;
-        Ok(description(key.public(), key.address()))
+        Ok(layout.describe(key.public(), key.address()))
     }
 }
 
@@ -66,56 +67,66 @@ fn key_file(public: &PublicKey, uri: &Uri) -> Result<String> {
     write_pointer(&Uri { public: Some(public.clone()), ..uri.clone() })
 }
 
-/// OpenSSL's lines about a private key, as far as they can be had, and the address in place of the rest.
-fn description(public: &PublicKey, address: &str) -> String {
-    let mut text = String::new();
-    // Writing to a String does not fail.
-    let _ = match public {
-        PublicKey::Rsa(rsa) => rsa_description(rsa, &mut text),
-        PublicKey::Ec(ec) => ec_description(ec, &mut text),
-    };
-    text + "address: " + address + "\n"
+/// How OpenSSL prints numbers.
+struct Layout {
+    /// Octets to a line.
+    width: usize,
+    /// Whether a number whose top bit is set gets a zero before it.
+    signed: bool,
 }
 
-fn rsa_description(rsa: &RsaPublicKey, text: &mut String) -> std::fmt::Result {
-    writeln!(text, "Private-Key: ({} bit, in an HSM)", rsa.bits())?;
-    number("modulus", &rsa.modulus, text)?;
-    number("publicExponent", &rsa.exponent, text)
-}
-
-fn ec_description(ec: &EcPublicKey, text: &mut String) -> std::fmt::Result {
-    text.push_str("Private-Key: (EC, in an HSM)\npub:\n");
-    octets(&ec.point, text)?;
-    match <ObjectIdentifier>::from_der(&ec.params) {
-        Ok(curve) => writeln!(text, "ASN1 OID: {curve}"),
-        Err(_) => Ok(()),
+impl Layout {
+    /// That of a version: programs that read the text of one key read that of another.
+    fn of(version: (u32, u32)) -> Self {
+        if version < (4, 0) { Self { width: 15, signed: true } } else { Self { width: 16, signed: false } }
     }
-}
 
-/// A non-negative number as OpenSSL prints it: decimal where a machine's word holds it.
-fn number(label: &str, big_endian: &[u8], text: &mut String) -> std::fmt::Result {
-    if big_endian.len() <= size_of::<u64>() {
-        let value = big_endian.iter().fold(0_u64, |value, octet| value << 8 | u64::from(*octet));
-        return writeln!(text, "{label}: {value} (0x{value:x})");
-    }
-    writeln!(text, "{label}:")?;
-    let sign = if big_endian[0] & 0x80 == 0 { &[][..] } else { &[0] };
-    octets(&[sign, big_endian].concat(), text)
-}
-
-/// Fifteen to a line.
-fn octets(octets: &[u8], text: &mut String) -> std::fmt::Result {
-    let last = octets.len().saturating_sub(1);
-    for (index, octet) in octets.iter().enumerate() {
-        let indent = if index % 15 == 0 { "    " } else { "" };
-        let after = match index {
-            _ if index == last => "\n",
-            _ if index % 15 == 14 => ":\n",
-            _ => ":",
+    /// OpenSSL's lines about a private key, as far as they can be had, and the address in place of the rest.
+    fn describe(&self, public: &PublicKey, address: &str) -> String {
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _ = match public {
+            PublicKey::Rsa(rsa) => self.rsa(rsa, &mut text),
+            PublicKey::Ec(ec) => self.ec(ec, &mut text),
         };
-        write!(text, "{indent}{octet:02x}{after}")?;
+        text + "address: " + address + "\n"
     }
-    Ok(())
+
+    fn rsa(&self, rsa: &RsaPublicKey, text: &mut String) -> std::fmt::Result {
+        writeln!(text, "Private-Key: ({} bit, in an HSM)", rsa.bits())?;
+        self.number("modulus", &rsa.modulus, text)?;
+        self.number("publicExponent", &rsa.exponent, text)
+    }
+
+    fn ec(&self, ec: &EcPublicKey, text: &mut String) -> std::fmt::Result {
+        text.push_str("Private-Key: (EC, in an HSM)\npub:\n");
+        self.octets(&ec.point, text)?;
+        match <ObjectIdentifier>::from_der(&ec.params) {
+            Ok(curve) => writeln!(text, "ASN1 OID: {curve}"),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// A non-negative number: decimal where a machine's word holds it.
+    fn number(&self, label: &str, big_endian: &[u8], text: &mut String) -> std::fmt::Result {
+        if big_endian.len() <= size_of::<u64>() {
+            let value = big_endian.iter().fold(0_u64, |value, octet| value << 8 | u64::from(*octet));
+            return writeln!(text, "{label}: {value} (0x{value:x})");
+        }
+        writeln!(text, "{label}:")?;
+        let sign = if self.signed && big_endian[0] & 0x80 != 0 { &[0][..] } else { &[] };
+        self.octets(&[sign, big_endian].concat(), text)
+    }
+
+    fn octets(&self, octets: &[u8], text: &mut String) -> std::fmt::Result {
+        let mut lines = octets.chunks(self.width).peekable();
+        while let Some(line) = lines.next() {
+            let line: Vec<String> = line.iter().map(|octet| format!("{octet:02x}")).collect();
+            let end = if lines.peek().is_some() { ":" } else { "" };
+            writeln!(text, "    {}{end}", line.join(":"))?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -134,14 +145,14 @@ mod tests {
         let ec = PublicKey::Ec(EcPublicKey { params: curve, point: [&[4][..], &[7; 64]].concat() });
         let file = key_file(&ec, &uri("signing")).unwrap();
         assert!(file.contains("-----BEGIN PKCS#11 PROVIDER URI-----"), "{file}");
-        let text = description(&ec, "pkcs11:object=signing");
+        let text = Layout::of((3, 0)).describe(&ec, "pkcs11:object=signing");
         assert!(text.ends_with("ASN1 OID: 1.2.840.10045.3.1.7\naddress: pkcs11:object=signing\n"), "{text}");
     }
 
     #[test]
     fn an_exponent_that_no_word_holds_is_shown_in_octets() {
         let mut text = String::new();
-        number("publicExponent", &[0x80, 1, 2, 3, 4, 5, 6, 7, 8], &mut text).unwrap();
+        Layout::of((3, 5)).number("publicExponent", &[0x80, 1, 2, 3, 4, 5, 6, 7, 8], &mut text).unwrap();
         assert_eq!(text, "publicExponent:\n    00:80:01:02:03:04:05:06:07:08\n");
     }
 }

@@ -58,6 +58,10 @@ impl Key {
         })
     }
 
+    pub(super) fn provider(&self) -> &Provider {
+        &self.provider
+    }
+
     pub(super) fn is_there(&self) -> bool {
         self.key.is_some()
     }
