@@ -11,7 +11,7 @@ use openssl::pkey::PKey;
 use openssl::rsa::Padding;
 use openssl::sign::Signer;
 
-use crate::support::{Hsm, Key, OpenSsl, Program, c_program_on};
+use crate::support::{Hsm, Key, OpenSsl, Program, Recorder, c_program_on};
 
 const MESSAGE: &[u8] = b"a message of some octets";
 
@@ -114,7 +114,11 @@ fn every_openssl_decrypts_with_hsmkey_in_either_place() {
             for options in [PADDINGS[0], PADDINGS[2], PADDINGS[7]] {
                 let encrypt = ["-encrypt", "-inkey", &key.uri, "-in", "message", "-out", "ciphertext"];
                 openssl.with(&hsm, pkeyutl(&encrypt, options)).succeeds();
-                // The software key is not taken away from the default provider.
+                // The software keys are not taken away from the default provider.
+                let pubin =
+                    ["-encrypt", "-pubin", "-inkey", &key.public_file, "-in", "message", "-out", "other"];
+                let outcome = openssl.with(&hsm, pkeyutl(&pubin, options)).succeeds();
+                assert!(outcome.stderr.is_empty(), "{}: {outcome}", openssl.version);
                 for name in [&key.file, &key.uri, &key.software_file] {
                     let decrypt = ["-decrypt", "-inkey", name, "-in", "ciphertext"];
                     let decrypted = openssl.with(&hsm, pkeyutl(&decrypt, options)).succeeds();
@@ -177,8 +181,8 @@ fn synthetic(secret: &[u8], ciphertext: &[u8]) -> Vec<u8> {
     let longest = ciphertext.len() - 10;
     let mask = longest.next_power_of_two() - 1;
     let lengths = expand("length", 256);
-    let drawn = lengths.chunks(2).map(|pair| usize::from(u16::from_be_bytes([pair[0], pair[1]])) & mask);
-    let length = drawn.filter(|length| *length < longest).last().unwrap();
+    let mut drawn = lengths.chunks(2).map(|pair| usize::from(u16::from_be_bytes([pair[0], pair[1]])) & mask);
+    let length = drawn.rfind(|length| *length < longest).unwrap();
     let message = expand("message", ciphertext.len() as u16);
     message[message.len() - length..].to_vec()
 }
@@ -322,7 +326,10 @@ fn a_premaster_secret_is_random_where_anything_is_wrong_with_it() {
             let distinct: std::collections::HashSet<_> = lines.iter().collect();
             assert_eq!((lines.len(), distinct.len()), (16, 16), "random ones never come twice");
             assert!(lines.iter().all(|line| line.len() == 1 + 96), "{lines:?}");
-            assert_eq!(run("tls", &[good.clone()]), vec![format!("! {}", Reason::InvalidArgument as u32); 2]);
+            assert_eq!(
+                run("tls", std::slice::from_ref(&good)),
+                vec![format!("! {}", Reason::InvalidArgument as u32); 2]
+            );
         }
     }
 }
@@ -416,10 +423,34 @@ fn faults_during_a_decryption_cost_no_message() {
             stock(&hsm, &pkeyutl(&encrypt, options)).succeeds();
             hsm.recorder.control(fault);
             hsm.recorder.reset();
-            let lines = decrypter(&hsm, &OpenSsl::system(), &key.file, mode, "3", &[hsm.token.path("c")]);
+            let lines = decrypter(
+                &hsm,
+                &OpenSsl::system(),
+                &key.file,
+                mode,
+                "3",
+                std::slice::from_ref(&hsm.token.path("c")),
+            );
             assert_eq!(lines, vec![format!("={}", hex(MESSAGE)); 3], "{fault} {mode}");
             assert!(hsm.recorder.counts().get("faults") > 0, "{fault} {mode}");
         }
+    }
+}
+
+#[test]
+fn a_key_that_may_only_sign_says_so() {
+    let hsm = Hsm::new();
+    let source = format!("file:{}", hsm.token.pin_file());
+    let keygen = ["keygen", "--label", "signing", "--out", "signing.key", "--pin-source", &source];
+    hsm.hsmkey(keygen).env("PKCS11_PROVIDER_MODULE", Recorder::module()).succeeds();
+    hsm.token.write("message", MESSAGE);
+    for options in PADDINGS {
+        let encrypt = ["-encrypt", "-inkey", "signing.key", "-in", "message", "-out", "ciphertext"];
+        hsm.openssl(pkeyutl(&encrypt, options)).succeeds();
+        let decrypt = ["-decrypt", "-inkey", "signing.key", "-in", "ciphertext"];
+        let outcome = hsm.openssl(pkeyutl(&decrypt, options)).fails();
+        assert!(outcome.stderr.contains(Reason::KeyNotPermitted.text()), "{outcome}");
+        assert!(outcome.stderr.contains("CKA_DECRYPT"), "{outcome}");
     }
 }
 
