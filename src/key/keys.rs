@@ -13,7 +13,6 @@ use crate::environment::Environment;
 use crate::error::{Error, Reason, Result};
 use crate::hsm::{Authenticator, Hsm, Object, ObjectClass, Query, Settings};
 use crate::pin::PinSource;
-use crate::public::PublicKey;
 use crate::secret::Pin;
 use crate::uri::{TokenAttributes, Uri};
 
@@ -71,23 +70,6 @@ impl Keys {
             1 => Ok(keys.remove(0).called(uri)),
             _ => Err(ambiguous(&keys)),
         }
-    }
-
-    /// The private keys with a public half, among those that a URI names: one search, and one request for each. For the references
-    /// of others ([`from_foreign_reference`](crate::keyfile::from_foreign_reference)), which know the modulus and no name.
-    ///
-    /// # Errors
-    /// What is wrong with the configuration, the PIN or the HSM; `KeyNotFound`.
-    pub fn holding(&self, public: &PublicKey, uri: &Uri, ask: &mut Ask) -> Result<Vec<Key>> {
-        let (hsm, authenticator) = self.reach(uri, ask)?;
-        let query = Query { public: Some(public.clone()), ..query(uri, Some(ObjectClass::PrivateKey)) };
-        let found = hsm.list(&query, &authenticator)?;
-        let keys = found.iter().filter(|object| object.public.as_ref() == Some(public)).map(Key::found);
-        let keys = keys.collect::<Result<Vec<_>>>()?;
-        if keys.is_empty() {
-            return Err(Error::new(Reason::KeyNotFound, "the HSM has no key with the modulus of the file"));
-        }
-        Ok(keys)
     }
 
     /// The objects of a class that a URI names.

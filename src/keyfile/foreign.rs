@@ -15,7 +15,8 @@ use crate::public::RsaPublicKey;
 /// The longest modulus that is tried, in octets.
 const LONGEST: usize = 2048;
 
-/// The public half in somebody else's reference, from PEM.
+/// The public half in somebody else's reference, from PEM. The key itself is found in the HSM by it, without a name: one search, with a
+/// [`Query::public`](crate::hsm::Query::public).
 ///
 /// # Errors
 /// `BadKeyFile` for what is no RSA private key in PEM, `InvalidArgument` for a key file of ours and for a key that works.

@@ -2,7 +2,7 @@
 
 use openssl::hash::{MessageDigest, hash};
 
-use crate::support::{Hsm, OpenSsl, Program, c_program_on};
+use crate::support::{Hsm, OpenSsl, Program, compile};
 
 /// A digest's name for `dgst`, and the algorithm's.
 const ALGORITHMS: [(&str, &str); 13] = [
@@ -26,7 +26,7 @@ fn every_algorithm_gives_the_software_keys_signature() {
     for hsm in [Hsm::new(), Hsm::cloudhsm()] {
         let key = hsm.import_rsa(2048, "composite");
         for openssl in [OpenSsl::version("3.5"), OpenSsl::version("4.0")] {
-            let program = c_program_on("composite", &openssl);
+            let program = compile("composite", &openssl);
             for (digest, algorithm) in ALGORITHMS {
                 let value = hash(MessageDigest::from_name(digest).unwrap(), b"a message").unwrap();
                 let value: String = value.iter().map(|octet| format!("{octet:02x}")).collect();
@@ -45,7 +45,7 @@ fn every_algorithm_gives_the_software_keys_signature() {
 fn a_message_costs_two_requests_and_a_policy_counts() {
     let hsm = Hsm::cloudhsm();
     let key = hsm.import_rsa(2048, "composite");
-    let program = c_program_on("composite", &OpenSsl::version("3.5"));
+    let program = compile("composite", &OpenSsl::version("3.5"));
     let sign = |algorithm| hsm.program(&program, [&*key.file, algorithm, "?provider=hsmkey", "a message"]);
     sign("RSA-SHA256").succeeds();
     // Three signatures.
