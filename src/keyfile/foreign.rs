@@ -81,11 +81,12 @@ fn private_key(der: &[u8]) -> der::Result<&[u8]> {
     })
 }
 
-/// Whether the private half can be used: d undoes e, or p times q is n, from which d follows.
+/// Whether the private half can be used: d undoes e, or p times q is n, from which d follows. One times n says nothing.
 fn works(key: &RsaPublicKey, [d, p, q]: [&[u8]; 3]) -> bool {
     let n = Modulus::new(&key.modulus);
     let two = n.two();
-    n.power(&n.power(&two, d), &key.exponent) == two || product(p, q) == key.modulus
+    let factors = [p, q].iter().all(|factor| product(factor, &[1]) != [1]);
+    n.power(&n.power(&two, d), &key.exponent) == two || factors && product(p, q) == key.modulus
 }
 
 /// The product of two big-endian numbers, without leading zeros.
@@ -235,7 +236,14 @@ mod tests {
             let (p, q) = (rsa.p().unwrap().to_vec(), rsa.q().unwrap().to_vec());
             let expected = RsaPublicKey::new(&n, &e);
             for handle in [&[0x28, 0x0c, 0xc7][..], &[0x5a; 60], &n[..n.len() - 1], &[]] {
-                for primes in [[&[][..], &[]], [&[1], &[1]], [&[0x5a; 128], &[0x5a; 128]], [&p, &p]] {
+                for primes in [
+                    [&[][..], &[]],
+                    [&[1], &[1]],
+                    [&n, &[1]],
+                    [&[0, 1], &n],
+                    [&[0x5a; 128], &[0x5a; 128]],
+                    [&p, &p],
+                ] {
                     let der = key(&[&[], &n, &e, handle, primes[0], primes[1], &[1], &[1], &[1]]);
                     assert_eq!(
                         from_foreign_reference(&pem(Label::RsaPrivateKey, &der)),

@@ -465,7 +465,7 @@ fn a_tls_1_2_server_takes_the_premaster_secret_from_the_hsm() {
     let request =
         ["req", "-x509", "-new", "-key", &key.software_file, "-subj", "/CN=localhost", "-out", "x.pem"];
     stock(&hsm, &request).succeeds();
-    for openssl in [OpenSsl::system(), OpenSsl::version("3.5")] {
+    for openssl in OpenSsl::with_providers() {
         for name in [&key.file, &key.uri] {
             let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
             let address = format!("127.0.0.1:{port}");
