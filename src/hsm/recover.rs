@@ -20,6 +20,11 @@ pub(super) enum Trouble {
     /// C_Initialize failed. `ever` says whether it has ever succeeded: a client that starts together with many others may be refused for a
     /// while, but one that was never configured is not worth a long wait.
     Unreachable { failed: Failed, ever: bool },
+    /// C_Decrypt failed with a code that says either that the padding is bad or that the HSM has a trouble. Nothing is rebuilt for it: a
+    /// bad ciphertext that somebody sends must not take down what others use.
+    Doubtful(Failed),
+    /// The data cannot be decrypted, as far as can be told.
+    Undecryptable(Failed),
 }
 
 impl From<Failed> for Trouble {
@@ -64,17 +69,12 @@ enum Meaning {
     Lost(Rung),
     /// The HSM has too much to do: nothing is rebuilt.
     Busy,
-    /// The data may be what is wrong. It is repeated a few times, and nothing is rebuilt: whoever sends such data could take the login
-    /// from everybody.
-    Doubtful,
     /// It will not change.
     Permanent,
 }
 
-fn meaning(failed: Failed) -> Meaning {
-    match failed.rv {
-        // SoftHSM2 for what was not encrypted for the key. C_DecryptInit has succeeded just before.
-        CKR_GENERAL_ERROR if failed.function == "C_Decrypt" => Meaning::Doubtful,
+fn meaning(rv: CK_RV) -> Meaning {
+    match rv {
         // CloudHSM's ways to say that it is busy: SDK 5 and SDK 3.
         CKR_FUNCTION_FAILED | CKR_OPERATION_ACTIVE => Meaning::Busy,
         CKR_SESSION_HANDLE_INVALID
@@ -127,7 +127,6 @@ pub(super) struct Ladder {
     deadline: Instant,
     rung: Option<Rung>,
     tries: u32,
-    doubts: u32,
     random: u64,
 }
 
@@ -135,8 +134,6 @@ pub(super) struct Ladder {
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 /// How long a module that has never been initialised is given.
 const FIRST_CONTACT: Duration = Duration::from_secs(4);
-/// How often data is tried again that may be what is wrong.
-const DOUBTS: u32 = 3;
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
@@ -145,7 +142,7 @@ impl Ladder {
     pub(super) fn new(budget: Duration) -> Self {
         let now = Instant::now();
         let deadline = now.checked_add(budget).unwrap_or(now);
-        Self { budget, begun: now, deadline, rung: None, tries: 0, doubts: 0, random: 0 }
+        Self { budget, begun: now, deadline, rung: None, tries: 0, random: 0 }
     }
 
     /// When to give up.
@@ -166,7 +163,10 @@ impl Ladder {
         let never = matches!(trouble, Trouble::Unreachable { ever: false, .. });
         let (failed, meaning, deadline) = match trouble {
             Trouble::Permanent(error) => return Err(error),
-            Trouble::Call(failed) => (failed, meaning(failed), self.deadline),
+            // One error for whatever the HSM said: which it was is nobody's business who sent the data.
+            Trouble::Undecryptable(_) => return Err(Reason::Decryption.into()),
+            Trouble::Call(failed) => (failed, meaning(failed.rv), self.deadline),
+            Trouble::Doubtful(failed) => (failed, Meaning::Busy, self.deadline),
             Trouble::Unreachable { failed, ever: true } => (failed, Meaning::Busy, self.deadline),
             Trouble::Unreachable { failed, ever: false } => {
                 (failed, Meaning::Busy, self.deadline.min(self.begun + FIRST_CONTACT))
@@ -175,13 +175,6 @@ impl Ladder {
         let rung = match meaning {
             Meaning::Permanent => return Err(failed.error()),
             Meaning::Busy => Rung::Session,
-            Meaning::Doubtful if self.doubts == DOUBTS => {
-                return Err(Error::from(Reason::Decryption).with_call(failed.call()));
-            }
-            Meaning::Doubtful => {
-                self.doubts += 1;
-                Rung::Session
-            }
             Meaning::Lost(start) => {
                 let rung = match self.rung {
                     Some(last) if last >= start => last.next(),
@@ -273,6 +266,19 @@ mod tests {
             (CKR_KEY_FUNCTION_NOT_PERMITTED, Reason::KeyNotPermitted),
         ] {
             assert_eq!(climb(&mut Ladder::new(Duration::from_secs(10)), rv), Err(reason));
+        }
+    }
+
+    #[test]
+    fn for_what_may_be_a_bad_padding_nothing_is_rebuilt() {
+        for rv in [CKR_GENERAL_ERROR, CKR_DEVICE_ERROR, CKR_FUNCTION_FAILED] {
+            let failed = Failed { function: "C_Decrypt", rv };
+            let mut ladder = Ladder::new(Duration::from_secs(10));
+            for _ in 0..3 {
+                assert_eq!(ladder.climb(Trouble::Doubtful(failed)).unwrap(), Rung::Session);
+            }
+            let error = ladder.climb(Trouble::Undecryptable(failed)).unwrap_err();
+            assert_eq!((error.reason(), error.call()), (Reason::Decryption, None));
         }
     }
 

@@ -5,6 +5,10 @@ mod support;
 
 mod bad_input;
 mod certificates;
+mod composites;
+mod decryption;
+mod encoders;
+mod foreign_references;
 mod keygen_and_keyfile;
 mod memory;
 mod ordinary_key_files;

@@ -88,9 +88,18 @@ impl Connection {
     /// # Errors
     /// `HsmCall` and its more exact relatives.
     pub fn rsa_keys(&self, uri: &Uri) -> Result<Vec<Found>> {
+        self.rsa_keys_of(uri, None)
+    }
+
+    /// Those with a modulus, where one is given.
+    ///
+    /// # Errors
+    /// `HsmCall` and its more exact relatives.
+    pub fn rsa_keys_of(&self, uri: &Uri, modulus: Option<&[u8]>) -> Result<Vec<Found>> {
         let mut template = vec![Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::KeyType(KeyType::RSA)];
         template.extend(uri.object.as_ref().map(|label| Attribute::Label(label.clone().into_bytes())));
         template.extend(uri.id.as_ref().map(|id| Attribute::Id(id.clone())));
+        template.extend(modulus.map(|modulus| Attribute::Modulus(modulus.to_vec())));
         let keys = self.session.find_objects(&template).map_err(hsm_call)?;
         keys.into_iter().map(|key| self.read(key)).collect()
     }

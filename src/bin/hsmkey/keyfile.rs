@@ -1,5 +1,7 @@
 //! `hsmkey keyfile`: the file that stands for a key in the HSM wherever a program wants a private key file.
 
+use std::path::PathBuf;
+
 use hsmkey::error::{Error, Reason, Result};
 use hsmkey::keyfile::{write_pointer, write_reference};
 use hsmkey::public::PublicKey;
@@ -7,6 +9,7 @@ use hsmkey::uri::Uri;
 
 use crate::connection::{Connection, Found, Reach};
 use crate::output::Output;
+use crate::reference;
 
 /// Write the key file of an RSA key in the HSM
 ///
@@ -20,8 +23,12 @@ pub struct Arguments {
     output: Output,
     #[command(flatten)]
     form: Form,
+    /// Take the modulus from this file, which AWS's tools wrote (reference PEM, "fake" PEM), and find the key in the HSM that has it
+    #[arg(long, value_name = "FILE")]
+    from_reference: Option<PathBuf>,
     /// The key, pkcs11:object=LABEL; it has to match exactly one private key
-    uri: Uri,
+    #[arg(required_unless_present = "from_reference")]
+    uri: Option<Uri>,
 }
 
 /// The form of the file.
@@ -37,9 +44,23 @@ pub struct Form {
 /// # Errors
 /// `KeyNotFound`, `KeyAmbiguous`, `InvalidArgument` for a file that cannot be written, and what the HSM says.
 pub fn run(arguments: Arguments) -> Result<()> {
-    let Arguments { reach, output, form, uri } = arguments;
+    let Arguments { reach, output, form, from_reference, uri } = arguments;
+    let public = from_reference.map(|file| reference::read(&file, &output)).transpose()?;
     output.check()?;
-    write(&reach.connect(&uri)?, &uri, &form, &output)
+    let uri = uri.unwrap_or_default();
+    let connection = reach.connect(&uri)?;
+    match public {
+        None => write(&connection, &uri, &form, &output),
+        Some(public) => {
+            let keys = connection.rsa_keys_of(&uri, Some(&public.modulus))?;
+            if keys.is_empty() {
+                let detail =
+                    "there is none with the modulus of the reference, or the user has no share of it";
+                return Err(Error::new(Reason::KeyNotFound, detail));
+            }
+            write_one(keys, &uri, &form, &output)
+        }
+    }
 }
 
 /// Writes the file of the one key that the URI names.
@@ -47,7 +68,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
 /// # Errors
 /// Those of [`run`].
 pub fn write(connection: &Connection, uri: &Uri, form: &Form, output: &Output) -> Result<()> {
-    let mut keys = connection.rsa_keys(uri)?;
+    write_one(connection.rsa_keys(uri)?, uri, form, output)
+}
+
+fn write_one(mut keys: Vec<Found>, uri: &Uri, form: &Form, output: &Output) -> Result<()> {
     let Some(key) = keys.pop() else {
         return Err(Error::new(Reason::KeyNotFound, uri.address().to_string()));
     };

@@ -8,6 +8,7 @@ mod keyfile;
 mod keygen;
 mod output;
 mod pin;
+mod reference;
 
 use std::process::ExitCode;
 
