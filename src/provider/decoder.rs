@@ -129,7 +129,7 @@ impl Decoder for Record {
             Some(PublicKey::Rsa(_)) => c"RSA",
             Some(PublicKey::Ec(_)) => c"EC",
             Some(PublicKey::Ed25519(_)) => c"ED25519",
-            // Only the HSM knows.
+            // Only the HSM knows. It is asked once, so whoever wants another type is given this one all the same.
             None => return give_key(provider, objects, &uri, prompt),
         };
         give_record(provider, objects, Some(data_type), &record)
