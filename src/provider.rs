@@ -2,6 +2,7 @@
 //! private keys are not taken in: a PKCS#11 module's own OpenSSL would be sent back here.
 
 mod decoder;
+mod generation;
 mod key;
 mod keymgmt;
 mod pss;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cryptoki_sys::*;
 
 use super::module::{Instance, Module};
-use super::object::{self, Template};
+use super::object::{self, Attributes, Template};
 use super::private_key::Binding;
 use super::recover::{Ladder, Rung, Trouble};
 use super::slot::Slot;
@@ -142,7 +142,7 @@ pub(super) fn bind(
 }
 
 /// The slots that a query may look at, one after the other.
-struct Reach {
+pub(super) struct Reach {
     module: &'static Module,
     instance: Arc<Instance>,
     epoch: u64,
@@ -154,7 +154,7 @@ struct Reach {
 }
 
 impl Reach {
-    fn new(hsm: &Hsm, query: &Query, ladder: &Ladder, seen: &mut Seen) -> Result<Self, Trouble> {
+    pub(super) fn new(hsm: &Hsm, query: &Query, ladder: &Ladder, seen: &mut Seen) -> Result<Self, Trouble> {
         let module = hsm.module()?;
         let (instance, epoch) = module.initialised(ladder.deadline())?;
         seen.instance = Some(epoch);
@@ -172,8 +172,13 @@ impl Reach {
         Ok(Self { module, instance, epoch, wanted, slots, position, matched, asked_anew })
     }
 
+    /// The epoch of the module's initialisation.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// The next slot. Without a name it is the only one: a PIN that is sent to somebody else's token may lock it.
-    fn next(&mut self) -> Result<Option<Arc<Slot>>, Trouble> {
+    pub(super) fn next(&mut self) -> Result<Option<Arc<Slot>>, Trouble> {
         loop {
             if self.wanted.is_empty() {
                 if self.matched {
@@ -260,16 +265,16 @@ impl Reach {
 }
 
 /// One search.
-struct Visit<'a> {
-    hsm: &'a Hsm,
-    query: &'a Query,
-    authenticator: &'a Arc<dyn Authenticator>,
-    ladder: &'a Ladder,
+pub(super) struct Visit<'a> {
+    pub(super) hsm: &'a Hsm,
+    pub(super) query: &'a Query,
+    pub(super) authenticator: &'a Arc<dyn Authenticator>,
+    pub(super) ladder: &'a Ladder,
 }
 
 impl Visit<'_> {
     /// Does something in a session of a slot.
-    fn slot(
+    pub(super) fn slot(
         &self,
         slot: &Slot,
         seen: &mut Seen,
@@ -288,7 +293,7 @@ impl Visit<'_> {
     }
 
     /// The login, and whether it was made now.
-    fn log_in(
+    pub(super) fn log_in(
         &self,
         slot: &Arc<Slot>,
         session: CK_SESSION_HANDLE,
@@ -313,7 +318,7 @@ impl Visit<'_> {
 
     /// The private keys, and the login under which they were found. Without a login there are none, and a login that was lost
     /// does not always say so: where nothing is found under an older one, or while things are being lost, it is made again.
-    fn find_private(
+    pub(super) fn find_private(
         &self,
         slot: &Arc<Slot>,
         session: CK_SESSION_HANDLE,
@@ -409,21 +414,43 @@ impl Visit<'_> {
         for handle in found {
             let number = if class == ObjectClass::Certificate { CKO_CERTIFICATE } else { CKO_PRIVATE_KEY };
             let attributes = object::read(slot.module(), session, handle, number)?;
-            objects.push(Object {
-                class,
-                label: attributes.label,
-                id: attributes.id,
-                token: self.token(slot),
-                asked: self.query.token.clone(),
-                public: attributes.public,
-                certificate: attributes.certificate,
-                pss_only: object::pss_only(&attributes.mechanisms),
-                hsm: self.hsm.clone(),
-                authenticator: Arc::clone(self.authenticator),
-                binding: Binding { slot: Arc::clone(slot), handle, instance, login },
-            });
+            let binding = Binding { slot: Arc::clone(slot), handle, instance, login };
+            objects.push(self.object(class, attributes, binding));
         }
         Ok(())
+    }
+
+    /// The private half of a pair that was just made, with the public half.
+    pub(super) fn generated(
+        &self,
+        slot: &Arc<Slot>,
+        session: CK_SESSION_HANDLE,
+        (public, private): (CK_OBJECT_HANDLE, CK_OBJECT_HANDLE),
+        instance: u64,
+        login: u64,
+    ) -> Result<Object, Trouble> {
+        let mut attributes = object::read(slot.module(), session, private, CKO_PRIVATE_KEY)?;
+        if attributes.public.is_none() {
+            attributes.public = object::read(slot.module(), session, public, CKO_PUBLIC_KEY)?.public;
+        }
+        let binding = Binding { slot: Arc::clone(slot), handle: private, instance, login: Some(login) };
+        Ok(self.object(ObjectClass::PrivateKey, attributes, binding))
+    }
+
+    fn object(&self, class: ObjectClass, attributes: Attributes, binding: Binding) -> Object {
+        Object {
+            class,
+            label: attributes.label,
+            id: attributes.id,
+            token: self.token(&binding.slot),
+            asked: self.query.token.clone(),
+            public: attributes.public,
+            certificate: attributes.certificate,
+            pss_only: object::pss_only(&attributes.mechanisms),
+            hsm: self.hsm.clone(),
+            authenticator: Arc::clone(self.authenticator),
+            binding,
+        }
     }
 
     /// Public keys and certificates: without a login where they can be seen so, and where the configuration allows one, with.

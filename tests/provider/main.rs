@@ -5,6 +5,7 @@ mod support;
 
 mod bad_input;
 mod certificates;
+mod generation;
 mod keygen_and_keyfile;
 mod memory;
 mod ordinary_key_files;

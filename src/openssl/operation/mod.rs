@@ -1,6 +1,7 @@
 //! The operations of a provider, each as a trait of safe Rust and the table of C functions that drives it.
 
 pub mod decoder;
+pub mod generation;
 pub mod keymgmt;
 pub mod provider;
 pub mod signature;
