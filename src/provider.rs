@@ -1,13 +1,18 @@
 //! hsmkey as an OpenSSL provider: one file per operation that OpenSSL asks for. Digests and random numbers are not offered, and
 //! private keys are not taken in: a PKCS#11 module's own OpenSSL would be sent back here.
 
+mod asym_cipher;
+mod composites;
 mod decoder;
+mod encoder;
 mod generation;
 mod key;
 mod keymgmt;
 mod pss;
+mod rejection;
 mod signature;
 mod store;
+mod unpad;
 
 use std::ffi::{CStr, CString};
 use std::sync::Arc;
@@ -18,10 +23,10 @@ use crate::config::Config;
 use crate::environment::Environment;
 use crate::key::Keys;
 use crate::logging;
-use crate::openssl::algorithm::{Algorithm, Operation};
+use crate::openssl::algorithm::{Algorithm, Dispatch, Operation};
 use crate::openssl::core::{Core, HasCore};
 use crate::openssl::digest::Digests;
-use crate::openssl::operation;
+use crate::openssl::{later, operation};
 
 /// A provider context. Nothing of it is shared with another one: there may be two libcryptos in the process.
 pub struct Provider {
@@ -41,6 +46,10 @@ impl HasCore for Provider {
 
 const RSA: &str = "RSA:rsaEncryption:1.2.840.113549.1.1.1";
 const RSA_PSS: &str = "RSA-PSS:RSASSA-PSS:1.2.840.113549.1.1.10";
+
+const fn encoder(names: &'static str, properties: &'static str, dispatch: Dispatch) -> Algorithm {
+    Algorithm { names, properties, dispatch, description: c"what stands for a private key in an HSM" }
+}
 
 impl operation::provider::Provider for Provider {
     const NAME: &'static CStr = c"hsmkey: private keys in an HSM, through PKCS#11";
@@ -76,6 +85,24 @@ impl operation::provider::Provider for Provider {
             dispatch: operation::signature::table::<signature::Signature>(),
             description: c"RSA signatures made by an HSM",
         }]),
+        Operation::asym_cipher(&[Algorithm {
+            names: RSA,
+            properties: "",
+            dispatch: operation::asym_cipher::table::<asym_cipher::Cipher>(),
+            description: c"RSA decryption by an HSM",
+        }]),
+        Operation::encoder(&[
+            encoder(RSA, "output=text", operation::encoder::table::<encoder::Text>()),
+            encoder(RSA, "output=pem,structure=PrivateKeyInfo", operation::encoder::table::<encoder::Pem>()),
+            encoder(RSA, "output=pem,structure=pkcs1", operation::encoder::table::<encoder::Pem>()),
+            encoder(RSA, "output=pem,structure=type-specific", operation::encoder::table::<encoder::Pem>()),
+            encoder(RSA_PSS, "output=text", operation::encoder::table::<encoder::Text>()),
+            encoder(
+                RSA_PSS,
+                "output=pem,structure=PrivateKeyInfo",
+                operation::encoder::table::<encoder::Pem>(),
+            ),
+        ]),
         // The order matters: see decoder.rs.
         Operation::decoder(&[
             Algorithm {
@@ -104,6 +131,9 @@ impl operation::provider::Provider for Provider {
             },
         ]),
     ];
+
+    const LATER_OPERATIONS: &'static [((u32, u32), Operation)] =
+        &[(later::COMPOSITE_SIGNATURES, composites::OPERATION)];
 
     fn new(core: Core) -> Self {
         let environment = Arc::new(Environment::of_process());

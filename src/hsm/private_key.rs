@@ -3,13 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cryptoki_sys::{CK_OBJECT_HANDLE, CK_SESSION_HANDLE};
+use cryptoki_sys::{
+    CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKR_DATA_INVALID, CKR_DATA_LEN_RANGE, CKR_DEVICE_ERROR,
+    CKR_ENCRYPTED_DATA_INVALID, CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_FUNCTION_FAILED, CKR_GENERAL_ERROR,
+};
 use zeroize::Zeroizing;
 
 use super::fork::PerProcess;
 use super::module::Module;
 use super::once::Shared;
 use super::recover::{Ladder, Rung, Trouble};
+use super::rv::Failed;
 use super::sign::{Operation, Request};
 use super::{Authenticator, Hsm, Query, Slot, object, search};
 use crate::error::Result;
@@ -49,6 +53,24 @@ impl Binding {
     }
 }
 
+/// How often C_Decrypt is called again where its answer may mean a bad padding.
+const DOUBTS: u32 = 2;
+
+/// What a failed call of a decryption means where the HSM looks at the padding.
+fn padding_trouble(failed: Failed, doubts: &mut u32) -> Trouble {
+    match (failed.function, failed.rv) {
+        ("C_Decrypt", CKR_GENERAL_ERROR | CKR_FUNCTION_FAILED | CKR_DEVICE_ERROR) => {
+            *doubts += 1;
+            if *doubts > DOUBTS { Trouble::Undecryptable(failed) } else { Trouble::Doubtful(failed) }
+        }
+        (
+            "C_Decrypt",
+            CKR_ENCRYPTED_DATA_INVALID | CKR_ENCRYPTED_DATA_LEN_RANGE | CKR_DATA_INVALID | CKR_DATA_LEN_RANGE,
+        ) => Trouble::Undecryptable(failed),
+        _ => Trouble::Call(failed),
+    }
+}
+
 impl PrivateKey {
     pub(super) fn new(
         hsm: Hsm,
@@ -80,10 +102,24 @@ impl PrivateKey {
 
     /// Decrypts, like [`PrivateKey::sign`].
     ///
+    /// Where the HSM removes the padding, tokens say with a code that also stands for their own troubles that it is bad: SoftHSM2 with
+    /// CKR_GENERAL_ERROR, and CloudHSM's CKR_FUNCTION_FAILED is its word for being busy. Such a code is met twice with another attempt
+    /// and then believed.
+    ///
     /// # Errors
-    /// What is wrong with the data, the key, the PIN or the HSM.
+    /// What is wrong with the key, the PIN or the HSM; `Decryption` and no more for whatever may be wrong with the data.
     pub fn decrypt(&self, mechanism: &Mechanism, input: &[u8], output: &mut [u8]) -> Result<usize> {
-        self.run(Request::new(Operation::Decrypt, mechanism, input, output.len()), output)
+        let mut request = Request::new(Operation::Decrypt, mechanism, input, output.len());
+        let padded = *mechanism != Mechanism::RsaX509;
+        let mut doubts = 0;
+        let length = self.repeat(|module, session, key| {
+            request.run(module, session, key).map_err(|trouble| match trouble {
+                Trouble::Call(failed) if padded => padding_trouble(failed, &mut doubts),
+                trouble => trouble,
+            })
+        })?;
+        output[..length].copy_from_slice(&request.output()[..length]);
+        Ok(length)
     }
 
     /// The secret that this key and another's public point, `04 || X || Y`, have in common (CKM_ECDH1_DERIVE without a key derivation

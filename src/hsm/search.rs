@@ -42,7 +42,9 @@ pub(super) fn rebuild(hsm: &Hsm, rung: Rung, seen: &Seen) {
 /// Gives back or lets go of a session in which something failed.
 pub(super) fn after_failure(slot: &Slot, session: CK_SESSION_HANDLE, trouble: &Trouble, seen: &Seen) {
     match trouble {
-        Trouble::Call(failed) => slot.pool.discard(session, failed.rv, seen.failures > 0),
+        Trouble::Call(failed) | Trouble::Doubtful(failed) | Trouble::Undecryptable(failed) => {
+            slot.pool.discard(session, failed.rv, seen.failures > 0);
+        }
         // Nothing was called, or the call that failed was none of this session's.
         Trouble::Permanent(_) | Trouble::Unreachable { .. } => slot.pool.put(session),
     }

@@ -67,7 +67,7 @@ impl Keys {
             hsm.list(&query, &authenticator)?.iter().map(Key::found).collect::<Result<Vec<_>>>()?;
         match keys.len() {
             0 => Err(Error::new(Reason::KeyNotFound, uri.address().to_string())),
-            1 => Ok(keys.remove(0)),
+            1 => Ok(keys.remove(0).called(uri)),
             _ => Err(ambiguous(&keys)),
         }
     }

@@ -11,6 +11,8 @@ mod boundary;
 pub mod core;
 pub mod digest;
 mod dispatch;
+pub mod encryption;
 mod host;
+pub mod later;
 pub mod operation;
 pub mod params;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Provider;
+use super::asym_cipher::Memory;
 use crate::error::{Error, Reason, Result};
 use crate::mechanism::Mechanism;
 use crate::openssl::core::{Core, HasCore};
@@ -16,6 +17,8 @@ pub(super) struct Key {
     /// `None` only for the object that OpenSSL makes on its way to compare keys.
     key: Option<crate::key::Key>,
     listing: Option<Arc<Listing>>,
+    /// What its decryptions remember.
+    pub(super) decryption: Memory,
 }
 
 /// A listing that a key came from. An application that takes the first of several keys and stops has not asked for a listing: it has
@@ -39,7 +42,7 @@ impl Key {
     }
 
     pub(super) fn empty(provider: &Arc<Provider>) -> Self {
-        Self { provider: Arc::clone(provider), key: None, listing: None }
+        Self { provider: Arc::clone(provider), key: None, listing: None, decryption: Memory::default() }
     }
 
     pub(super) fn listed(
@@ -47,7 +50,12 @@ impl Key {
         key: crate::key::Key,
         listing: Option<Arc<Listing>>,
     ) -> Arc<Self> {
-        Arc::new(Self { provider: Arc::clone(provider), key: Some(key), listing })
+        Arc::new(Self {
+            provider: Arc::clone(provider),
+            key: Some(key),
+            listing,
+            decryption: Memory::default(),
+        })
     }
 
     pub(super) fn is_there(&self) -> bool {

@@ -350,7 +350,7 @@ impl Provider {
     }
 
     /// A digest of the application's OpenSSL. We have none, so a query for ourselves is not one about digests.
-    fn digest(&self, name: &str, properties: Option<&str>) -> Result<HostDigest> {
+    pub(super) fn digest(&self, name: &str, properties: Option<&str>) -> Result<HostDigest> {
         let others = properties.map(|properties| without_provider(properties, &self.name));
         self.digests.fetch(&self.core, name, others.as_deref().filter(|others| !others.is_empty()))
     }

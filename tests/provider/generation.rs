@@ -42,7 +42,7 @@ fn genpkey_makes_an_rsa_key_and_its_key_file() {
         let shown = shown(&hsm, "made");
         assert!(shown.contains("a7") && shown.contains("sign"), "{shown}");
         assert!(!shown.contains("decrypt") && !shown.contains("unwrap"), "{shown}");
-        assert!(shown.contains("sensitive") && !shown.contains("extractable, local"), "{shown}");
+        assert!(shown.contains("sensitive") && shown.contains("never extractable"), "{shown}");
     }
 }
 

@@ -10,6 +10,7 @@ fn every_script_is_well_formed() {
         "scripts/prerequisites",
         "scripts/toolchain",
         "scripts/openssl-cnf",
+        "scripts/openssl-versions",
         "scripts/test",
         "demo/run",
         "demo/hsm",

@@ -13,6 +13,7 @@
 
 mod compile;
 mod hsm;
+mod openssl;
 mod program;
 mod recorder;
 mod token;
@@ -20,6 +21,7 @@ mod valgrind;
 
 pub use compile::c_program;
 pub use hsm::{Hsm, Key};
+pub use openssl::OpenSsl;
 pub use program::Program;
 pub use recorder::Recorder;
 pub use token::{Token, softhsm};

@@ -35,6 +35,7 @@ const CONSTANTS: &[&str] = &[
     "OSSL_OBJECT_.*",
     "OSSL_KEYMGMT_SELECT_.*",
     "OSSL_[A-Z]+_PARAM_.*",
+    "OSSL_ASYM_CIPHER_PARAM_.*",
     "OSSL_[A-Z]+_NAME_.*",
     "OSSL_PKEY_RSA_.*",
     "OSSL_STORE_(INFO|SEARCH)_.*",
