@@ -1,26 +1,27 @@
 //! A private key: found with its first signature, and found again after a loss.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cryptoki_sys::{
     CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKR_DATA_INVALID, CKR_DATA_LEN_RANGE, CKR_DEVICE_ERROR,
     CKR_ENCRYPTED_DATA_INVALID, CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_FUNCTION_FAILED, CKR_GENERAL_ERROR,
+    CKR_KEY_HANDLE_INVALID,
 };
 use zeroize::Zeroizing;
 
-use super::fork::PerProcess;
+use super::fork::{self, PerProcess};
 use super::module::Module;
 use super::once::Shared;
 use super::recover::{Ladder, Rung, Trouble};
 use super::rv::Failed;
 use super::sign::{Operation, Request};
 use super::{Authenticator, Hsm, Query, Slot, object, search};
-use crate::error::Result;
+use crate::error::{Error, Reason, Result};
 use crate::mechanism::Mechanism;
 use crate::public::PublicKey;
 
-/// How long to wait for another thread that is looking for the same key.
+/// How long to wait for another thread that is looking for the same key. It may never come back, or the module may be slow.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A private key in an HSM.
@@ -44,12 +45,21 @@ pub(super) struct Binding {
     pub(super) instance: u64,
     /// Of the login under which it was found; `None` where nobody was logged in.
     pub(super) login: Option<u64>,
+    /// Of the process in which it was found.
+    generation: u64,
 }
 
 impl Binding {
-    /// Whether the module and the login are those under which the key was found. Under others the handle may be another key's.
+    /// A key that was found now.
+    pub(super) fn new(slot: &Arc<Slot>, handle: CK_OBJECT_HANDLE, instance: u64, login: Option<u64>) -> Self {
+        Self { slot: Arc::clone(slot), handle, instance, login, generation: fork::generation() }
+    }
+
+    /// Whether process, module and login are those under which the key was found. Under others the handle may be another key's.
     fn stands(&self) -> bool {
-        self.slot.module().epoch() == Some(self.instance) && self.slot.login_epoch() == self.login
+        self.generation == fork::generation()
+            && self.slot.module().epoch() == Some(self.instance)
+            && self.slot.login_epoch() == self.login
     }
 }
 
@@ -187,7 +197,12 @@ impl PrivateKey {
             Ok(_) => slot.pool.put(session),
             Err(trouble) => search::after_failure(slot, session, trouble, seen),
         }
-        result
+        // Before the call was made the handle may have become another key's: then its result says nothing of this one.
+        if binding.stands() {
+            result
+        } else {
+            Err(Failed { function: "C_SignInit", rv: CKR_KEY_HANDLE_INVALID }.into())
+        }
     }
 
     /// Where the key is: found once for all threads, and once again where what it was found under has gone.
@@ -200,12 +215,11 @@ impl PrivateKey {
             }
             shared.lose(epoch);
         }
-        let mut find = || search::bind(hsm, query, authenticator, ladder, seen).map(Arc::new);
-        match shared.get(ladder.deadline().min(Instant::now() + PATIENCE), &mut find) {
-            Some(found) => found,
-            // The other thread may never come back.
-            None => find().map(|binding| (Arc::clone(&binding), shared.put(binding))),
-        }
+        let find = || search::bind(hsm, query, authenticator, ladder, seen).map(Arc::new);
+        shared.get_or_take_over(ladder.patience(), Some(PATIENCE), find).unwrap_or_else(|| {
+            let detail = "other threads are still looking for the key";
+            Err(Error::new(Reason::HsmUnavailable, detail).into())
+        })
     }
 
     /// Forgets where the key was found, unless another thread has found it anew.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use once_cell::sync::OnceCell;
+use once_cell::race::OnceBox;
 use zeroize::Zeroizing;
 
 use super::{Key, ambiguous};
@@ -23,7 +23,7 @@ pub type Ask<'a> = dyn FnMut() -> Result<Option<Zeroizing<Vec<u8>>>> + 'a;
 pub struct Keys {
     config: Result<Config>,
     environment: Arc<Environment>,
-    hsm: OnceCell<Hsm>,
+    hsm: OnceBox<Hsm>,
     /// What users were asked for, so that they are asked once for each token.
     entered: Mutex<HashMap<TokenAttributes, Arc<Pin>>>,
 }
@@ -31,7 +31,7 @@ pub struct Keys {
 impl Keys {
     /// The keys of a configuration, good or bad.
     pub fn new(config: Result<Config>, environment: Arc<Environment>) -> Self {
-        Self { config, environment, hsm: OnceCell::new(), entered: Mutex::default() }
+        Self { config, environment, hsm: OnceBox::new(), entered: Mutex::default() }
     }
 
     /// What is configured.
@@ -110,7 +110,7 @@ impl Keys {
             // It would load code: only the configuration may say so.
             _ => {
                 let configured =
-                    || Ok(Hsm::new(settings(config.module_path(&self.environment)?.to_path_buf())));
+                    || Ok(Box::new(Hsm::new(settings(config.module_path(&self.environment)?.to_path_buf()))));
                 self.hsm.get_or_try_init(configured).cloned()
             }
         }

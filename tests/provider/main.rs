@@ -12,6 +12,7 @@ mod foreign_references;
 mod keygen_and_keyfile;
 mod memory;
 mod ordinary_key_files;
+mod pin;
 mod readme;
 mod requests;
 mod scripts;

@@ -13,6 +13,8 @@ mod reference;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use hsmkey::config::Log;
+use hsmkey::logging;
 
 /// Makes RSA keys in an HSM and the key files through which OpenSSL finds them.
 #[derive(Parser)]
@@ -29,6 +31,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    logging::start(&Log::Stderr);
     let done = match Arguments::parse().verb {
         Verb::Keygen(arguments) => keygen::run(arguments),
         Verb::Keyfile(arguments) => keyfile::run(arguments),
