@@ -38,9 +38,13 @@ impl Key {
         let address = address(object);
         match (object.private_key(), &object.public) {
             (Some(private), Some(public)) => {
+                usable(public)?;
                 Ok(Self { public: public.clone(), private: Ok(private), address, pss_only: object.pss_only })
             }
-            _ => bail!(KeyUnsupported, "the HSM does not say the public half of {address}"),
+            _ => bail!(
+                KeyUnsupported,
+                "the HSM does not say the public half of {address}, and no public key there is it"
+            ),
         }
     }
 
@@ -66,7 +70,7 @@ impl Key {
     pub fn rsa(&self) -> Result<&RsaPublicKey> {
         match &self.public {
             PublicKey::Rsa(rsa) => Ok(rsa),
-            PublicKey::Ec(_) => bail!(KeyUnsupported, "{} is an EC key", self.address),
+            other => bail!(KeyUnsupported, "{} is an {} key", self.address, other.type_name()),
         }
     }
 
@@ -106,6 +110,14 @@ impl Key {
 
     fn private(&self) -> Result<&PrivateKey> {
         self.private.as_ref().map_err(Clone::clone)
+    }
+}
+
+/// Fails for a public half that nothing can be done with.
+fn usable(public: &PublicKey) -> Result<()> {
+    match public {
+        PublicKey::Ec(ec) => ec.curve().map(drop),
+        PublicKey::Rsa(_) | PublicKey::Ed25519(_) => Ok(()),
     }
 }
 

@@ -9,6 +9,7 @@ mod load_error;
 mod module;
 mod object;
 mod once;
+mod pair;
 mod private_key;
 mod recover;
 mod rejected;
@@ -38,6 +39,7 @@ use private_key::Binding;
 use slot::Slot;
 
 pub use load_error::{check_whole, explain};
+pub use pair::Verifier;
 pub use private_key::PrivateKey;
 pub use rv::CONNECT_ADVICE;
 
@@ -66,6 +68,7 @@ pub struct Hsm(Arc<Inner>);
 
 struct Inner {
     settings: Settings,
+    verifier: Option<Arc<dyn Verifier>>,
     module: OnceBox<&'static Module>,
 }
 
@@ -160,7 +163,17 @@ pub struct SourceStamp {
 impl Hsm {
     /// An HSM. No call is made, nothing is loaded.
     pub fn new(settings: Settings) -> Self {
-        Self(Arc::new(Inner { settings, module: OnceBox::new() }))
+        Self(Arc::new(Inner { settings, verifier: None, module: OnceBox::new() }))
+    }
+
+    /// An HSM with somebody who verifies signatures. Without, EC keys that only a signature tells apart are ambiguous, have no
+    /// public half, and are trusted to be the ones that they were searched for as.
+    pub fn verified_by(settings: Settings, verifier: Arc<dyn Verifier>) -> Self {
+        Self(Arc::new(Inner { settings, verifier: Some(verifier), module: OnceBox::new() }))
+    }
+
+    fn verifier(&self) -> Option<&dyn Verifier> {
+        self.0.verifier.as_deref()
     }
 
     fn settings(&self) -> &Settings {

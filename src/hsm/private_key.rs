@@ -1,6 +1,7 @@
 //! A private key: found with its first signature, and found again after a loss.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cryptoki_sys::{
@@ -16,8 +17,8 @@ use super::once::Shared;
 use super::recover::{Ladder, Rung, Trouble};
 use super::rv::Failed;
 use super::sign::{Operation, Request};
-use super::{Authenticator, Hsm, Query, Slot, object, search};
-use crate::error::{Error, Reason, Result};
+use super::{Authenticator, Hsm, Query, Slot, object, pair, search};
+use crate::error::{Error, Reason, Result, bail};
 use crate::mechanism::Mechanism;
 use crate::public::PublicKey;
 
@@ -47,12 +48,38 @@ pub(super) struct Binding {
     pub(super) login: Option<u64>,
     /// Of the process in which it was found.
     generation: u64,
+    pub(super) proven: Proven,
+}
+
+/// Whether a private key is known to be that of its public half. Copies of a binding share it.
+#[derive(Clone)]
+pub(super) struct Proven(Arc<AtomicBool>);
+
+impl Proven {
+    fn new(proven: bool) -> Self {
+        Self(Arc::new(AtomicBool::new(proven)))
+    }
+
+    fn is(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 impl Binding {
-    /// A key that was found now.
-    pub(super) fn new(slot: &Arc<Slot>, handle: CK_OBJECT_HANDLE, instance: u64, login: Option<u64>) -> Self {
-        Self { slot: Arc::clone(slot), handle, instance, login, generation: fork::generation() }
+    /// A key that was found now; `proven` says whether it is known to be that of its public half.
+    pub(super) fn new(
+        slot: &Arc<Slot>,
+        handle: CK_OBJECT_HANDLE,
+        instance: u64,
+        login: Option<u64>,
+        proven: bool,
+    ) -> Self {
+        let (slot, generation) = (Arc::clone(slot), fork::generation());
+        Self { slot, handle, instance, login, generation, proven: Proven::new(proven) }
     }
 
     /// Whether process, module and login are those under which the key was found. Under others the handle may be another key's.
@@ -122,8 +149,8 @@ impl PrivateKey {
         let mut request = Request::new(Operation::Decrypt, mechanism, input, output.len());
         let padded = *mechanism != Mechanism::RsaX509;
         let mut doubts = 0;
-        let length = self.repeat(|module, session, key| {
-            request.run(module, session, key).map_err(|trouble| match trouble {
+        let length = self.repeat(|module, session, binding| {
+            request.run(module, session, binding.handle).map_err(|trouble| match trouble {
                 Trouble::Call(failed) if padded => padding_trouble(failed, &mut doubts),
                 trouble => trouble,
             })
@@ -138,19 +165,45 @@ impl PrivateKey {
     /// # Errors
     /// What is wrong with the point, the key, the PIN or the HSM.
     pub fn derive(&self, point: &[u8], size: usize) -> Result<Zeroizing<Vec<u8>>> {
-        self.repeat(|module, session, key| object::derive(module, session, key, point, size))
+        self.repeat(|module, session, binding| {
+            if let (false, Some(public)) = (binding.proven.is(), self.public()) {
+                pair::prove_by_deriving(module, session, binding.handle, public)?;
+                binding.proven.set();
+            }
+            object::derive(module, session, binding.handle, point, size)
+        })
     }
 
     fn run(&self, mut request: Request, output: &mut [u8]) -> Result<usize> {
-        let length = self.repeat(|module, session, key| request.run(module, session, key))?;
+        let length = self.repeat(|module, session, binding| {
+            let length = request.run(module, session, binding.handle)?;
+            if !binding.proven.is() {
+                self.prove(&request, length)?;
+                binding.proven.set();
+            }
+            Ok(length)
+        })?;
         output[..length].copy_from_slice(&request.output()[..length]);
         Ok(length)
+    }
+
+    /// Fails where the first signature is not one of the public half. Whoever has nothing to verify it with trusts the search.
+    fn prove(&self, request: &Request, length: usize) -> Result<()> {
+        match (self.public(), self.0.hsm.verifier()) {
+            (Some(public), Some(verifier)) => {
+                if verifier.verifies(public, request.input(), &request.output()[..length])? {
+                    return Ok(());
+                }
+                bail!(KeyMismatch, "its signature is not one of the public half");
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Does something with the key in a session of its own, and again where the HSM lost what it needs.
     fn repeat<T>(
         &self,
-        mut work: impl FnMut(&Module, CK_SESSION_HANDLE, CK_OBJECT_HANDLE) -> Result<T, Trouble>,
+        mut work: impl FnMut(&Module, CK_SESSION_HANDLE, &Binding) -> Result<T, Trouble>,
     ) -> Result<T> {
         let mut ladder = Ladder::new(self.0.hsm.settings().retry_time);
         let mut seen = search::Seen::default();
@@ -158,6 +211,10 @@ impl PrivateKey {
             match self.attempt(&mut work, &ladder, &mut seen) {
                 Ok(done) => return Ok(done),
                 Err(trouble) => {
+                    if let (true, Some(epoch)) = (is_mismatch(&trouble), seen.binding) {
+                        // Whoever puts the right key into its place need not start the application anew.
+                        self.forget(epoch);
+                    }
                     let rung = ladder.climb(trouble)?;
                     search::rebuild(&self.0.hsm, rung, &seen);
                     seen.failures += 1;
@@ -171,7 +228,7 @@ impl PrivateKey {
 
     fn attempt<T>(
         &self,
-        work: &mut impl FnMut(&Module, CK_SESSION_HANDLE, CK_OBJECT_HANDLE) -> Result<T, Trouble>,
+        work: &mut impl FnMut(&Module, CK_SESSION_HANDLE, &Binding) -> Result<T, Trouble>,
         ladder: &Ladder,
         seen: &mut search::Seen,
     ) -> Result<T, Trouble> {
@@ -192,7 +249,7 @@ impl PrivateKey {
             slot.pool.put(session);
         };
         let slot = &binding.slot;
-        let result = work(slot.module(), session, binding.handle);
+        let result = work(slot.module(), session, &binding);
         match &result {
             Ok(_) => slot.pool.put(session),
             Err(trouble) => search::after_failure(slot, session, trouble, seen),
@@ -226,4 +283,8 @@ impl PrivateKey {
     fn forget(&self, epoch: u64) {
         self.0.binding.get().lose(epoch);
     }
+}
+
+fn is_mismatch(trouble: &Trouble) -> bool {
+    matches!(trouble, Trouble::Permanent(error) if error.reason() == Reason::KeyMismatch)
 }

@@ -6,6 +6,7 @@ use cryptoki_sys::*;
 
 use super::module::{Instance, Module};
 use super::object::{self, Template};
+use super::pair::Elliptic;
 use super::private_key::Binding;
 use super::recover::{Ladder, Rung, Trouble};
 use super::rv::Failed;
@@ -132,17 +133,25 @@ pub(super) fn bind(
         let visited = visit.slot(&slot, seen, |session, seen| {
             let login = visit.log_in(&slot, session, seen)?;
             let (found, login) = visit.find_private(&slot, session, login, seen)?;
-            let handle = match found[..] {
-                [] => visit.find_by_reading(&slot, session, &mut others)?,
-                // Several of one public half are one key.
-                [first, ..] if query.public.is_some() => Some(first),
-                [one] => Some(one),
-                _ => {
-                    return Err(visit.ambiguous(&slot, session, &found)?.into());
+            let elliptic = query.public.as_ref().filter(|public| Elliptic::of(public).is_some());
+            let (handle, proven) = match (&found[..], elliptic) {
+                ([], _) => (visit.find_by_reading(&slot, session, &mut others)?, true),
+                // What its search cannot tell, its first signature will.
+                ([one], Some(_)) => (Some(*one), false),
+                (several, Some(public)) => {
+                    let Some(verifier) = hsm.verifier() else {
+                        return Err(visit.ambiguous(&slot, session, several)?.into());
+                    };
+                    others = true;
+                    (visit.private_half(&slot, session, several, public, verifier)?, true)
                 }
+                // Several of one public half are one key.
+                ([first, ..], None) if query.public.is_some() => (Some(*first), true),
+                ([one], None) => (Some(*one), true),
+                (several, None) => return Err(visit.ambiguous(&slot, session, several)?.into()),
             };
             let login = Some(login.0);
-            binding = handle.map(|handle| Binding::new(&slot, handle, reach.epoch, login));
+            binding = handle.map(|handle| Binding::new(&slot, handle, reach.epoch, login, proven));
             Ok(())
         });
         match (visited, binding) {
@@ -279,8 +288,8 @@ impl Reach {
 }
 
 /// One search.
-struct Visit<'a> {
-    hsm: &'a Hsm,
+pub(super) struct Visit<'a> {
+    pub(super) hsm: &'a Hsm,
     query: &'a Query,
     authenticator: &'a Arc<dyn Authenticator>,
     ladder: &'a Ladder,
@@ -345,9 +354,10 @@ impl Visit<'_> {
                 Some(PublicKey::Rsa(rsa)) => {
                     template.number(CKA_KEY_TYPE, CKK_RSA).octets(CKA_MODULUS, &rsa.modulus)
                 }
-                Some(PublicKey::Ec(ec)) => {
-                    template.number(CKA_KEY_TYPE, CKK_EC).octets(CKA_EC_PARAMS, &ec.params)
-                }
+                Some(public) => match Elliptic::of(public) {
+                    Some(elliptic) => elliptic.restrict(template),
+                    None => template,
+                },
                 None => template,
             }
         };
@@ -428,18 +438,24 @@ impl Visit<'_> {
         for handle in found {
             let number = if class == ObjectClass::Certificate { CKO_CERTIFICATE } else { CKO_PRIVATE_KEY };
             let attributes = object::read(slot.module(), session, handle, number)?;
+            let (public, proven) = match &attributes.public {
+                None if class == ObjectClass::PrivateKey => {
+                    self.public_half(slot, session, handle, &attributes)?.unzip()
+                }
+                public => (public.clone(), Some(true)),
+            };
             objects.push(Object {
                 class,
                 label: attributes.label,
                 id: attributes.id,
                 token: self.token(slot),
                 asked: self.query.token.clone(),
-                public: attributes.public,
+                public,
                 certificate: attributes.certificate,
                 pss_only: object::pss_only(&attributes.mechanisms),
                 hsm: self.hsm.clone(),
                 authenticator: Arc::clone(self.authenticator),
-                binding: Binding::new(slot, handle, instance, login),
+                binding: Binding::new(slot, handle, instance, login, proven.unwrap_or(false)),
             });
         }
         Ok(())

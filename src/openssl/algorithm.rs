@@ -41,6 +41,11 @@ impl Operation {
         Self { number: c::OSSL_OP_KEYMGMT, algorithms }
     }
 
+    /// OSSL_OP_KEYEXCH.
+    pub const fn keyexch(algorithms: &'static [Algorithm]) -> Self {
+        Self { number: c::OSSL_OP_KEYEXCH, algorithms }
+    }
+
     /// OSSL_OP_SIGNATURE.
     pub const fn signature(algorithms: &'static [Algorithm]) -> Self {
         Self { number: c::OSSL_OP_SIGNATURE, algorithms }
@@ -78,7 +83,7 @@ impl Tables {
     /// The tables of a provider that is configured under this name. An operation may come several times.
     pub(super) fn new<'a>(operations: impl IntoIterator<Item = &'a Operation>, name: &str) -> Self {
         let plain = own(name);
-        let provider = if plain == name { plain.clone() } else { format!("'{}'", name.replace('\'', "")) };
+        let provider = value(name);
         let mut strings = Vec::new();
         let mut keep = |text: String| {
             let text = CString::new(text).unwrap_or_default();
@@ -121,6 +126,12 @@ impl Tables {
         let found = self.tables.iter().find(|(number, _)| *number == operation);
         found.map_or(ptr::null(), |(_, table)| table.as_ptr())
     }
+}
+
+/// The provider's name as the value of a property (property(7)).
+pub fn value(name: &str) -> String {
+    let plain = own(name);
+    if plain == name { plain } else { format!("'{}'", name.replace('\'', "")) }
 }
 
 /// The provider's name where OpenSSL takes no quotes: in algorithm names and in the values of `input` and `structure`.

@@ -49,6 +49,8 @@ constructors! { c:
     keymgmt_dup = OSSL_FUNC_KEYMGMT_DUP, OSSL_FUNC_keymgmt_dup_fn;
     keymgmt_get_params = OSSL_FUNC_KEYMGMT_GET_PARAMS, OSSL_FUNC_keymgmt_get_params_fn;
     keymgmt_gettable_params = OSSL_FUNC_KEYMGMT_GETTABLE_PARAMS, OSSL_FUNC_keymgmt_gettable_params_fn;
+    keymgmt_set_params = OSSL_FUNC_KEYMGMT_SET_PARAMS, OSSL_FUNC_keymgmt_set_params_fn;
+    keymgmt_settable_params = OSSL_FUNC_KEYMGMT_SETTABLE_PARAMS, OSSL_FUNC_keymgmt_settable_params_fn;
     keymgmt_query_operation_name = OSSL_FUNC_KEYMGMT_QUERY_OPERATION_NAME, OSSL_FUNC_keymgmt_query_operation_name_fn;
     keymgmt_has = OSSL_FUNC_KEYMGMT_HAS, OSSL_FUNC_keymgmt_has_fn;
     keymgmt_match = OSSL_FUNC_KEYMGMT_MATCH, OSSL_FUNC_keymgmt_match_fn;
@@ -65,6 +67,11 @@ constructors! { c:
     signature_digest_sign_update = OSSL_FUNC_SIGNATURE_DIGEST_SIGN_UPDATE, OSSL_FUNC_signature_digest_sign_update_fn;
     signature_digest_sign_final = OSSL_FUNC_SIGNATURE_DIGEST_SIGN_FINAL, OSSL_FUNC_signature_digest_sign_final_fn;
     signature_digest_sign = OSSL_FUNC_SIGNATURE_DIGEST_SIGN, OSSL_FUNC_signature_digest_sign_fn;
+    signature_verify_init = OSSL_FUNC_SIGNATURE_VERIFY_INIT, OSSL_FUNC_signature_verify_init_fn;
+    signature_verify = OSSL_FUNC_SIGNATURE_VERIFY, OSSL_FUNC_signature_verify_fn;
+    signature_digest_verify_init = OSSL_FUNC_SIGNATURE_DIGEST_VERIFY_INIT, OSSL_FUNC_signature_digest_verify_init_fn;
+    signature_digest_verify_update = OSSL_FUNC_SIGNATURE_DIGEST_VERIFY_UPDATE, OSSL_FUNC_signature_digest_verify_update_fn;
+    signature_digest_verify_final = OSSL_FUNC_SIGNATURE_DIGEST_VERIFY_FINAL, OSSL_FUNC_signature_digest_verify_final_fn;
     signature_get_ctx_params = OSSL_FUNC_SIGNATURE_GET_CTX_PARAMS, OSSL_FUNC_signature_get_ctx_params_fn;
     signature_gettable_ctx_params = OSSL_FUNC_SIGNATURE_GETTABLE_CTX_PARAMS, OSSL_FUNC_signature_gettable_ctx_params_fn;
     signature_set_ctx_params = OSSL_FUNC_SIGNATURE_SET_CTX_PARAMS, OSSL_FUNC_signature_set_ctx_params_fn;
@@ -88,6 +95,16 @@ constructors! { c:
     encoder_settable_ctx_params = OSSL_FUNC_ENCODER_SETTABLE_CTX_PARAMS, OSSL_FUNC_encoder_settable_ctx_params_fn;
     encoder_does_selection = OSSL_FUNC_ENCODER_DOES_SELECTION, OSSL_FUNC_encoder_does_selection_fn;
     encoder_encode = OSSL_FUNC_ENCODER_ENCODE, OSSL_FUNC_encoder_encode_fn;
+    keyexch_newctx = OSSL_FUNC_KEYEXCH_NEWCTX, OSSL_FUNC_keyexch_newctx_fn;
+    keyexch_freectx = OSSL_FUNC_KEYEXCH_FREECTX, OSSL_FUNC_keyexch_freectx_fn;
+    keyexch_dupctx = OSSL_FUNC_KEYEXCH_DUPCTX, OSSL_FUNC_keyexch_dupctx_fn;
+    keyexch_init = OSSL_FUNC_KEYEXCH_INIT, OSSL_FUNC_keyexch_init_fn;
+    keyexch_set_peer = OSSL_FUNC_KEYEXCH_SET_PEER, OSSL_FUNC_keyexch_set_peer_fn;
+    keyexch_derive = OSSL_FUNC_KEYEXCH_DERIVE, OSSL_FUNC_keyexch_derive_fn;
+    keyexch_get_ctx_params = OSSL_FUNC_KEYEXCH_GET_CTX_PARAMS, OSSL_FUNC_keyexch_get_ctx_params_fn;
+    keyexch_gettable_ctx_params = OSSL_FUNC_KEYEXCH_GETTABLE_CTX_PARAMS, OSSL_FUNC_keyexch_gettable_ctx_params_fn;
+    keyexch_set_ctx_params = OSSL_FUNC_KEYEXCH_SET_CTX_PARAMS, OSSL_FUNC_keyexch_set_ctx_params_fn;
+    keyexch_settable_ctx_params = OSSL_FUNC_KEYEXCH_SETTABLE_CTX_PARAMS, OSSL_FUNC_keyexch_settable_ctx_params_fn;
 
     decoder_newctx = OSSL_FUNC_DECODER_NEWCTX, OSSL_FUNC_decoder_newctx_fn;
     decoder_freectx = OSSL_FUNC_DECODER_FREECTX, OSSL_FUNC_decoder_freectx_fn;

@@ -16,3 +16,4 @@ mod host;
 pub mod later;
 pub mod operation;
 pub mod params;
+pub mod public_key;

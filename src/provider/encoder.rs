@@ -7,9 +7,6 @@
 
 use std::fmt::Write;
 
-use der::Decode;
-use der::asn1::ObjectIdentifier;
-
 use super::Provider;
 use super::key::Key;
 use crate::error::{Result, bail};
@@ -88,6 +85,10 @@ impl Layout {
         let _ = match public {
             PublicKey::Rsa(rsa) => self.rsa(rsa, &mut text),
             PublicKey::Ec(ec) => self.ec(ec, &mut text),
+            PublicKey::Ed25519(key) => {
+                text.push_str("ED25519 Private-Key: (in an HSM)\npub:\n");
+                self.octets(&key.0, &mut text)
+            }
         };
         text + "address: " + address + "\n"
     }
@@ -99,11 +100,16 @@ impl Layout {
     }
 
     fn ec(&self, ec: &EcPublicKey, text: &mut String) -> std::fmt::Result {
-        text.push_str("Private-Key: (EC, in an HSM)\npub:\n");
+        let curve = ec.curve().ok();
+        match curve {
+            Some(curve) => writeln!(text, "Private-Key: ({} bit, in an HSM)", curve.bits)?,
+            None => writeln!(text, "Private-Key: (in an HSM)")?,
+        }
+        text.push_str("pub:\n");
         self.octets(&ec.point, text)?;
-        match <ObjectIdentifier>::from_der(&ec.params) {
-            Ok(curve) => writeln!(text, "ASN1 OID: {curve}"),
-            Err(_) => Ok(()),
+        match curve {
+            Some(curve) => writeln!(text, "ASN1 OID: {}", curve.name.to_string_lossy()),
+            None => Ok(()),
         }
     }
 
@@ -146,7 +152,7 @@ mod tests {
         let file = key_file(&ec, &uri("signing")).unwrap();
         assert!(file.contains("-----BEGIN PKCS#11 PROVIDER URI-----"), "{file}");
         let text = Layout::of((3, 0)).describe(&ec, "pkcs11:object=signing");
-        assert!(text.ends_with("ASN1 OID: 1.2.840.10045.3.1.7\naddress: pkcs11:object=signing\n"), "{text}");
+        assert!(text.ends_with("ASN1 OID: prime256v1\naddress: pkcs11:object=signing\n"), "{text}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod faults;
 mod forks;
 mod keys;
 mod modules;
+mod pairs;
 mod pins;
 mod scenario;
 mod sessions;

@@ -54,6 +54,27 @@ fn decrypting_and_writing_leave_nothing_behind() {
 }
 
 #[test]
+fn ec_keys_leave_nothing_behind() {
+    let hsm = Hsm::cloudhsm();
+    let key = hsm.import_ec("prime256v1", "memory");
+    let peer = hsm.import_ec("prime256v1", "peer");
+    hsm.token.write("document", "some octets");
+    let valgrind =
+        ["--quiet", "--leak-check=full", "--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"];
+    let derive = ["derive", &key.file, &peer.public_file, "sha256", "32"];
+    for program in [
+        hsm.openssl(["dgst", "-sha256", "-sign", &key.file, "-out", "signature", "document"]),
+        hsm.openssl(["dgst", "-sha256", "-sign", &key.uri, "-out", "signature", "document"]),
+        hsm.program(c_program("elliptic"), ["sizes", &key.file]),
+        hsm.program(c_program("elliptic"), ["own", &key.file]),
+        hsm.program(c_program("elliptic"), derive),
+    ] {
+        let outcome = program.under("valgrind", valgrind).limit(Duration::from_secs(180)).succeeds();
+        assert_eq!(ours(&outcome.stderr), Vec::<String>::new(), "{outcome}");
+    }
+}
+
+#[test]
 fn processes_end_well_on_softhsm2_itself() {
     // Some providers crash SoftHSM2's libcrypto while the process ends. The recorder is not in the way here.
     let hsm = Hsm::new();
