@@ -84,7 +84,7 @@ impl Decoder for Pem {
     }
 }
 
-/// The key of a URI.
+/// The key of a record.
 fn open(provider: &Provider, uri: &Uri, prompt: &mut Prompt) -> Result<crate::key::Key> {
     provider.shielded(|| provider.keys.open(uri, &mut ask(prompt)))
 }
@@ -153,7 +153,7 @@ impl Decoder for Record {
             Some(PublicKey::Ec(_)) => c"EC",
             Some(PublicKey::Ed25519(_)) => c"ED25519",
             // Only the HSM knows. It is asked once, so whoever wants another type is given this one all the same.
-            None => return give_key(provider, objects, &uri, &record, prompt),
+            None => return give_key(provider, objects, &record, &uri, prompt),
         };
         give_record(provider, objects, Some(data_type), &record)
     }
@@ -173,17 +173,19 @@ impl Decoder for Last {
         prompt: &mut Prompt,
     ) -> Result<bool> {
         let record = Zeroizing::new(input.read_to_end(LIMIT));
-        let Some(uri) = keyfile::decode_record(&record)? else { return Ok(true) };
-        give_key(provider, objects, &uri, &record, prompt)
+        match keyfile::decode_record(&record)? {
+            Some(uri) => give_key(provider, objects, &record, &uri, prompt),
+            None => Ok(true),
+        }
     }
 }
 
-/// Hands over the key of a record.
+/// Hands over the key of a record, which the first step may have opened.
 fn give_key(
     provider: &Arc<Provider>,
     objects: &mut Objects,
-    uri: &Uri,
     record: &[u8],
+    uri: &Uri,
     prompt: &mut Prompt,
 ) -> Result<bool> {
     let key = match provider.opened.take(record) {
