@@ -127,6 +127,8 @@ fn generate(version: &str, flags: &str) -> Result<String, String> {
     let builder = bindgen::Builder::default()
         .header(header.display().to_string())
         .clang_args(flags.split_whitespace())
+        // libclang without clang has no <stddef.h> of its own.
+        .clang_args(["-idirafter", compiler_headers()?.trim()])
         .disable_header_comment()
         .allowlist_type(TYPES)
         .allowlist_type(FUNCTION_TYPES)
@@ -169,6 +171,13 @@ fn format(source: &str) -> Result<String, String> {
         return Err(format!("rustfmt: {}", output.status));
     }
     String::from_utf8(output.stdout).map_err(|e| format!("rustfmt: {e}"))
+}
+
+/// Where the C compiler has the headers that belong to it and not to the C library.
+fn compiler_headers() -> Result<String, String> {
+    let output =
+        Command::new("cc").arg("-print-file-name=include").output().map_err(|e| format!("cc: {e}"))?;
+    String::from_utf8(output.stdout).map_err(|e| format!("cc: {e}"))
 }
 
 /// What pkg-config says about the libcrypto whose headers are installed.
