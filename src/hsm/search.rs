@@ -1,5 +1,7 @@
 //! Finding things: which slots, one login, one search, and one request for each object.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use cryptoki_sys::*;
@@ -77,7 +79,7 @@ fn list_once(
     let mut objects = Vec::new();
     let mut reach = Reach::new(hsm, query, ladder, seen)?;
     while let Some(slot) = reach.next()? {
-        let visit = Visit { hsm, query, authenticator, ladder };
+        let visit = Visit { hsm, query, authenticator, ladder, public_keys: RefCell::default() };
         visit.slot(&slot, seen, |session, seen| {
             for class in classes.clone() {
                 visit.class(&slot, session, class, reach.epoch, seen, &mut objects)?;
@@ -104,7 +106,7 @@ pub(super) fn bind(
     let mut reach = Reach::new(hsm, query, ladder, seen)?;
     let (mut others, mut lost) = (false, None);
     while let Some(slot) = reach.next()? {
-        let visit = Visit { hsm, query, authenticator, ladder };
+        let visit = Visit { hsm, query, authenticator, ladder, public_keys: RefCell::default() };
         let mut binding = None;
         let visited = visit.slot(&slot, seen, |session, seen| {
             let login = visit.log_in(&slot, session, seen)?;
@@ -275,6 +277,8 @@ pub(super) struct Visit<'a> {
     query: &'a Query,
     authenticator: &'a Arc<dyn Authenticator>,
     ladder: &'a Ladder,
+    /// What was read on the way to a pair.
+    pub(super) public_keys: RefCell<HashMap<CK_OBJECT_HANDLE, Option<PublicKey>>>,
 }
 
 impl Visit<'_> {
