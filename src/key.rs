@@ -11,6 +11,7 @@ use crate::error::{Error, Reason, Result, bail};
 use crate::hsm::{Object, PrivateKey};
 use crate::mechanism::Mechanism;
 use crate::public::{PublicKey, RsaPublicKey};
+use crate::uri::{Class, Uri};
 
 pub use keys::{Ask, Keys};
 
@@ -45,6 +46,16 @@ impl Key {
                 "the HSM does not say the public half of {address}, and no public key there is it"
             ),
         }
+    }
+
+    /// The same key by the name that the user gave it, which says where its PIN is too; where that name is one key's. What the token calls
+    /// itself, its serial number, need not be what the key's next home does.
+    #[must_use]
+    pub fn called(mut self, uri: &Uri) -> Self {
+        if uri.names_a_key() {
+            self.address = Uri { class: Some(Class::Private), ..uri.clone() }.address().to_string();
+        }
+        self
     }
 
     /// The public half.
@@ -112,7 +123,6 @@ fn usable(public: &PublicKey) -> Result<()> {
 
 /// The URI of an object that a search found.
 fn address(object: &Object) -> String {
-    use crate::uri::{Class, Uri};
     let uri = Uri {
         token: object.token.clone(),
         object: Some(object.label.clone()).filter(|label| !label.is_empty()),

@@ -38,8 +38,10 @@ use module::Module;
 use private_key::Binding;
 use slot::Slot;
 
+pub use load_error::{check_whole, explain};
 pub use pair::Verifier;
 pub use private_key::PrivateKey;
+pub use rv::CONNECT_ADVICE;
 
 /// How to reach an HSM.
 #[derive(Clone, Debug)]
@@ -126,20 +128,31 @@ pub trait Authenticator: Send + Sync {
     ///
     /// # Errors
     /// `PinMissing`, `PinSource`, `EnvironmentIgnored`.
-    fn pin(&self) -> Result<Arc<Pin>>;
+    fn pin(&self) -> Result<Credential>;
 
     /// Reads the source again, after the PIN was rejected; `None` where it cannot have changed.
     ///
     /// # Errors
     /// As for [`Authenticator::pin`].
-    fn refresh(&self) -> Result<Option<Arc<Pin>>>;
+    fn refresh(&self) -> Result<Option<Credential>>;
 
-    /// What the source looks like now, for other processes; `None` for a source that they cannot see.
-    fn source_stamp(&self) -> Option<SourceStamp>;
+    /// What may be wrong with a PIN from this source that is rejected; empty where there is nothing special about it.
+    fn advice(&self) -> &'static str {
+        ""
+    }
+}
+
+/// A PIN as it was read.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    /// The PIN.
+    pub pin: Arc<Pin>,
+    /// What its source looked like then; `None` for a source that other processes cannot see.
+    pub stamp: Option<SourceStamp>,
 }
 
 /// How a PIN's source is recognised, and when it has changed. It says nothing of the PIN.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SourceStamp {
     /// Which source: a path.
     pub source: String,

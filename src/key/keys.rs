@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use once_cell::sync::OnceCell;
+use once_cell::race::OnceBox;
 use zeroize::Zeroizing;
 
 use super::{Key, ambiguous};
@@ -23,7 +23,7 @@ pub type Ask<'a> = dyn FnMut() -> Result<Option<Zeroizing<Vec<u8>>>> + 'a;
 pub struct Keys {
     config: Result<Config>,
     environment: Arc<Environment>,
-    hsm: OnceCell<Hsm>,
+    hsm: OnceBox<Hsm>,
     verifier: Option<Arc<dyn Verifier>>,
     /// What users were asked for, so that they are asked once for each token.
     entered: Mutex<HashMap<TokenAttributes, Arc<Pin>>>,
@@ -32,7 +32,7 @@ pub struct Keys {
 impl Keys {
     /// The keys of a configuration, good or bad.
     pub fn new(config: Result<Config>, environment: Arc<Environment>) -> Self {
-        Self { config, environment, hsm: OnceCell::new(), verifier: None, entered: Mutex::default() }
+        Self { config, environment, hsm: OnceBox::new(), verifier: None, entered: Mutex::default() }
     }
 
     /// The same keys, with somebody who verifies signatures: see [`Hsm::verified_by`].
@@ -76,7 +76,7 @@ impl Keys {
             hsm.list(&query, &authenticator)?.iter().map(Key::found).collect::<Result<Vec<_>>>()?;
         match keys.len() {
             0 => Err(Error::new(Reason::KeyNotFound, uri.address().to_string())),
-            1 => Ok(keys.remove(0)),
+            1 => Ok(keys.remove(0).called(uri)),
             _ => Err(ambiguous(&keys)),
         }
     }
@@ -122,7 +122,8 @@ impl Keys {
             Some(module) if config.allow_module_path => Ok(hsm(settings(module.into()))),
             // It would load code: only the configuration may say so.
             _ => {
-                let configured = || Ok(hsm(settings(config.module_path(&self.environment)?.to_path_buf())));
+                let configured =
+                    || Ok(Box::new(hsm(settings(config.module_path(&self.environment)?.to_path_buf()))));
                 self.hsm.get_or_try_init(configured).cloned()
             }
         }

@@ -6,7 +6,7 @@
 //! the step that says what type of key it is, then to the one that makes the key.
 
 use std::ffi::{CStr, CString};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use zeroize::Zeroizing;
 
@@ -32,6 +32,23 @@ impl Provider {
     }
 }
 
+/// A key that the first step has found already, by its record. OpenSSL drops what the last step says is wrong, so the HSM is asked in the
+/// first where it has to be asked.
+#[derive(Default)]
+pub(super) struct Opened(Mutex<Option<(Zeroizing<Vec<u8>>, crate::key::Key)>>);
+
+impl Opened {
+    fn put(&self, record: &Zeroizing<Vec<u8>>, key: crate::key::Key) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((record.clone(), key));
+    }
+
+    /// The key, once; `None` where another thread's came in between.
+    fn take(&self, record: &[u8]) -> Option<crate::key::Key> {
+        let mut opened = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.take_if(|(of, _)| of.as_slice() == record).map(|(_, key)| key)
+    }
+}
+
 /// Hands a record on to the next step.
 fn give_record(
     provider: &Provider,
@@ -54,16 +71,24 @@ impl Decoder for Pem {
         input: &mut Bio,
         selection: Selection,
         objects: &mut Objects,
-        _prompt: &mut Prompt,
+        prompt: &mut Prompt,
     ) -> Result<bool> {
         if !selection.admits_private() {
             return Ok(true);
         }
-        match read_record(input)? {
-            Some(record) => give_record(provider, objects, None, &record),
-            None => Ok(true),
+        let Some(record) = read_record(input)? else { return Ok(true) };
+        if let Some(uri) = keyfile::decode_record(&record)?.filter(|uri| uri.public.is_none()) {
+            provider.opened.put(&record, open(provider, &uri, prompt)?);
         }
+        give_record(provider, objects, None, &record)
     }
+}
+
+/// The key of a record.
+fn open(provider: &Provider, uri: &Uri, prompt: &mut Prompt) -> Result<crate::key::Key> {
+    let key = provider.shielded(|| provider.keys.open(uri, &mut ask(prompt)))?;
+    key.rsa()?;
+    Ok(key)
 }
 
 /// The record of the next PEM block, where it is one of ours.
@@ -150,10 +175,13 @@ impl Decoder for Last {
         prompt: &mut Prompt,
     ) -> Result<bool> {
         let record = Zeroizing::new(input.read_to_end(LIMIT));
-        match keyfile::decode_record(&record)? {
-            Some(uri) => give_key(provider, objects, &uri, prompt),
-            None => Ok(true),
-        }
+        let Some(uri) = keyfile::decode_record(&record)? else { return Ok(true) };
+        let key = match provider.opened.take(&record) {
+            Some(key) => key,
+            None => open(provider, &uri, prompt)?,
+        };
+        let key = Key::new(provider, key);
+        objects.key(key.data_type(), key)
     }
 }
 

@@ -5,13 +5,18 @@ mod support;
 
 mod bad_input;
 mod certificates;
+mod composites;
+mod decryption;
 mod ec;
 mod ec_keygen;
 mod ec_pairs;
 mod ed25519;
+mod encoders;
+mod foreign_references;
 mod keygen_and_keyfile;
 mod memory;
 mod ordinary_key_files;
+mod pin;
 mod readme;
 mod requests;
 mod scripts;

@@ -1,10 +1,11 @@
 //! Runs a program with a clean environment and a time limit, and says what came of it.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// A program that is about to be run. Nothing of the test's own environment reaches it but PATH.
@@ -94,17 +95,30 @@ impl Program {
         self
     }
 
-    /// Runs it to its end. A program that is still running at its limit is killed, and the test fails.
-    pub fn run(self) -> Outcome {
+    /// Starts it and does not wait for its end. It has nothing to read, and what it writes goes to a file.
+    pub fn start(self, output: File) -> Child {
+        let error_output = output.try_clone().expect("a file can be shared");
+        let (mut process, command) = self.command();
+        process.stdin(Stdio::null()).stdout(output).stderr(error_output);
+        process.spawn().unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    /// The process, in a group of its own, so that what it starts can be ended with it; and its command line.
+    fn command(&self) -> (Command, String) {
         let command = std::iter::once(&self.name).chain(&self.arguments).map(|part| part.to_string_lossy());
         let command = command.collect::<Vec<_>>().join(" ");
-        let started = Instant::now();
         let mut process = Command::new(&self.name);
-        // A group of its own, so that what it starts can be ended with it.
-        process.args(&self.arguments).env_clear().envs(self.environment).process_group(0);
+        process.args(&self.arguments).env_clear().envs(self.environment.iter().cloned()).process_group(0);
         if let Some(directory) = &self.directory {
             process.current_dir(directory);
         }
+        (process, command)
+    }
+
+    /// Runs it to its end. A program that is still running at its limit is killed, and the test fails.
+    pub fn run(self) -> Outcome {
+        let (mut process, command) = self.command();
+        let started = Instant::now();
         let mut child = process
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -125,8 +139,9 @@ impl Program {
                 break status;
             }
             if started.elapsed() > self.limit {
-                let group = format!("-{}", child.id());
-                Command::new("kill").args(["-KILL", "--", &group]).status().expect("kill runs");
+                // The shell's own: kill(1) is in a package that a bare machine lacks.
+                let kill = format!("kill -s KILL -- -{}", child.id());
+                Command::new("sh").args(["-c", &kill]).status().expect("sh runs");
                 child.wait().expect("a child can be waited for");
                 panic!("{command}: still running after {:?}", self.limit);
             }

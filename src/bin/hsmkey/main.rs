@@ -8,11 +8,14 @@ mod keyfile;
 mod keygen;
 mod output;
 mod pin;
+mod reference;
 mod verifier;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use hsmkey::config::Log;
+use hsmkey::logging;
 
 /// Makes keys in an HSM and the key files through which OpenSSL finds them.
 #[derive(Parser)]
@@ -29,6 +32,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    logging::start(&Log::Stderr);
     let done = match Arguments::parse().verb {
         Verb::Keygen(arguments) => keygen::run(arguments),
         Verb::Keyfile(arguments) => keyfile::run(arguments),
