@@ -74,7 +74,7 @@ pub(super) fn generate(hsm: &Hsm, key: &NewKey, authenticator: &Arc<dyn Authenti
     let mut ladder = Ladder::new(hsm.settings().retry_time);
     let mut seen = Seen::default();
     loop {
-        let visit = Visit { hsm, query: &query, authenticator, ladder: &ladder };
+        let visit = Visit::new(hsm, &query, authenticator, &ladder);
         match once(&visit, key, &mut seen) {
             Ok(object) => return Ok(object),
             Err(trouble) => {

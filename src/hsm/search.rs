@@ -1,5 +1,7 @@
 //! Finding things: which slots, one login, one search, and one request for each object.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use cryptoki_sys::*;
@@ -89,7 +91,7 @@ fn list_once(
     let mut lost = None;
     let mut reach = Reach::new(hsm, query, ladder, seen)?;
     while let Some(slot) = reach.next()? {
-        let visit = Visit { hsm, query, authenticator, ladder };
+        let visit = Visit::new(hsm, query, authenticator, ladder);
         seen.login = None;
         let visited = visit.slot(&slot, seen, |session, seen| {
             for class in classes.clone() {
@@ -127,7 +129,7 @@ pub(super) fn bind(
     let mut reach = Reach::new(hsm, query, ladder, seen)?;
     let (mut others, mut lost) = (false, None);
     while let Some(slot) = reach.next()? {
-        let visit = Visit { hsm, query, authenticator, ladder };
+        let visit = Visit::new(hsm, query, authenticator, ladder);
         let mut binding = None;
         seen.login = None;
         let visited = visit.slot(&slot, seen, |session, seen| {
@@ -298,9 +300,20 @@ pub(super) struct Visit<'a> {
     pub(super) query: &'a Query,
     pub(super) authenticator: &'a Arc<dyn Authenticator>,
     pub(super) ladder: &'a Ladder,
+    /// What was read on the way to a pair.
+    pub(super) public_keys: RefCell<HashMap<CK_OBJECT_HANDLE, Option<PublicKey>>>,
 }
 
-impl Visit<'_> {
+impl<'a> Visit<'a> {
+    pub(super) fn new(
+        hsm: &'a Hsm,
+        query: &'a Query,
+        authenticator: &'a Arc<dyn Authenticator>,
+        ladder: &'a Ladder,
+    ) -> Self {
+        Self { hsm, query, authenticator, ladder, public_keys: RefCell::default() }
+    }
+
     /// Does something in a session of a slot.
     pub(super) fn slot(
         &self,
