@@ -55,16 +55,16 @@ fn a_key_is_made_and_its_file_written_under_all_rules() {
 #[test]
 fn faults_reach_the_next_process_and_end_when_they_are_cleared() {
     let hsm = Hsm::cloudhsm();
-    // What makes a key is not repeated.
+    // Making a key is not repeated.
     let keygen = |label| hsmkey(&hsm, &["keygen", "--label", label]);
-    hsm.recorder.control("device-error on=C_Login once");
+    hsm.recorder.control("device-error on=C_GenerateKeyPair once");
     assert!(keygen("first").fails().stderr.contains("CKR_DEVICE_ERROR"));
     keygen("first").succeeds();
     hsm.recorder.lose_everything(Duration::from_secs(60));
     assert!(keygen("second").fails().stderr.contains("CKR_GENERAL_ERROR"));
     hsm.recorder.clear_faults();
     keygen("second").succeeds();
-    // What reads is.
+    // All else is.
     hsm.recorder.control("device-error on=C_Login once");
     hsmkey(&hsm, &["keyfile", "pkcs11:object=first"]).succeeds();
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cryptoki_sys::{
     CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKR_DATA_INVALID, CKR_DATA_LEN_RANGE, CKR_DEVICE_ERROR,
@@ -24,6 +24,9 @@ use crate::public::PublicKey;
 
 /// How long to wait for another thread that is looking for the same key. It may never come back, or the module may be slow.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// In less time nobody logs in and finds a key anew.
+const HELD_UP: Duration = Duration::from_millis(100);
 
 /// A private key in an HSM.
 #[derive(Clone)]
@@ -87,6 +90,13 @@ impl Binding {
         self.generation == fork::generation()
             && self.slot.module().epoch() == Some(self.instance)
             && self.slot.login_epoch() == self.login
+    }
+
+    /// Whether the module was initialised or the user logged in again since: the handle may be another key's by now.
+    fn overtaken(&self) -> bool {
+        self.generation != fork::generation()
+            || self.slot.module().epoch().is_some_and(|epoch| epoch != self.instance)
+            || self.login.zip(self.slot.login_epoch()).is_some_and(|(ours, now)| ours != now)
     }
 }
 
@@ -248,18 +258,18 @@ impl PrivateKey {
             }
             slot.pool.put(session);
         };
-        let slot = &binding.slot;
+        let (slot, begun) = (&binding.slot, Instant::now());
         let result = work(slot.module(), session, &binding);
         match &result {
             Ok(_) => slot.pool.put(session),
             Err(trouble) => search::after_failure(slot, session, trouble, seen),
         }
-        // Before the call was made the handle may have become another key's: then its result says nothing of this one.
-        if binding.stands() {
-            result
-        } else {
-            Err(Failed { function: "C_SignInit", rv: CKR_KEY_HANDLE_INVALID }.into())
+        // That may have been before the call was made: then its result says nothing of this key. Only a thread that was held up for
+        // as long as a login takes can meet it.
+        if result.is_ok() && begun.elapsed() > HELD_UP && binding.overtaken() {
+            return Err(Failed { function: "C_SignInit", rv: CKR_KEY_HANDLE_INVALID }.into());
         }
+        result
     }
 
     /// Where the key is: found once for all threads, and once again where what it was found under has gone.
