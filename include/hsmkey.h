@@ -52,6 +52,7 @@
 #define HSMKEY_R_SALT_LENGTH           173 /* bad PSS salt length */
 #define HSMKEY_R_DATA_LENGTH           174 /* the data does not have the right length */
 #define HSMKEY_R_BUFFER_TOO_SMALL      175 /* the output buffer is too small */
+#define HSMKEY_R_DECRYPTION            176 /* the data cannot be decrypted with the key */
 
 /* Directives of the provider's section in openssl.cnf, and names of the parameters of OSSL_PROVIDER_load_ex(). */
 #define HSMKEY_DIRECTIVE_PKCS11_MODULE_PATH                       "pkcs11-module-path"

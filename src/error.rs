@@ -91,6 +91,7 @@ reasons! {
     SaltLength = 173 "HSMKEY_R_SALT_LENGTH" "bad PSS salt length",
     DataLength = 174 "HSMKEY_R_DATA_LENGTH" "the data does not have the right length",
     BufferTooSmall = 175 "HSMKEY_R_BUFFER_TOO_SMALL" "the output buffer is too small",
+    Decryption = 176 "HSMKEY_R_DECRYPTION" "the data cannot be decrypted with the key",
 }
 
 /// The PKCS#11 call behind an error.

@@ -5,6 +5,8 @@
 
 mod keys;
 
+use zeroize::Zeroizing;
+
 use crate::error::{Error, Reason, Result, bail};
 use crate::hsm::{Object, PrivateKey};
 use crate::mechanism::Mechanism;
@@ -67,15 +69,32 @@ impl Key {
         &self.address
     }
 
-    /// One operation of the private half. `output` has room for the modulus; the result says how much of it was written.
+    /// Signs with the private half. `output` has room for the signature; the result says how much of it was written.
     ///
     /// # Errors
     /// What is wrong with the key, the PIN or the HSM, with the key's address.
     pub fn sign(&self, mechanism: &Mechanism, input: &[u8], output: &mut [u8]) -> Result<usize> {
-        match &self.private {
-            Ok(private) => private.sign(mechanism, input, output),
-            Err(error) => Err(error.clone()),
-        }
+        self.private()?.sign(mechanism, input, output)
+    }
+
+    /// Decrypts with the private half. `output` has room for the modulus; the result says how much of it was written.
+    ///
+    /// # Errors
+    /// As for [`Key::sign`], and what is wrong with the data.
+    pub fn decrypt(&self, mechanism: &Mechanism, input: &[u8], output: &mut [u8]) -> Result<usize> {
+        self.private()?.decrypt(mechanism, input, output)
+    }
+
+    /// The secret that the private half and somebody else's point `04 || X || Y` have in common, `size` octets.
+    ///
+    /// # Errors
+    /// As for [`Key::sign`].
+    pub fn derive(&self, point: &[u8], size: usize) -> Result<Zeroizing<Vec<u8>>> {
+        self.private()?.derive(point, size)
+    }
+
+    fn private(&self) -> Result<&PrivateKey> {
+        self.private.as_ref().map_err(Clone::clone)
     }
 }
 

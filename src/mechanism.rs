@@ -12,7 +12,7 @@ pub use algorithm::{pkcs1_algorithm_id, pss_algorithm_id};
 pub use digest::{Digest, HashKind, digest_info};
 
 /// What a token is asked to do with the input. It owns all it says, so that a request can outlive its caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Mechanism {
     /// CKM_RSA_PKCS: PKCS#1 v1.5 padding round the input.
@@ -28,6 +28,19 @@ pub enum Mechanism {
     },
     /// CKM_RSA_X_509: the input is as long as the modulus.
     RsaX509,
+    /// CKM_RSA_PKCS_OAEP, for decryption.
+    RsaOaep {
+        /// The digest of the label.
+        hash: HashKind,
+        /// The digest in MGF1.
+        mgf: HashKind,
+        /// The label L of RFC 8017 section 7.1, mostly empty.
+        label: Box<[u8]>,
+    },
+    /// CKM_ECDSA: the input is a digest, no longer than the order of the curve; the signature is r and s, one after the other.
+    Ecdsa,
+    /// CKM_EDDSA: the input is the whole message.
+    EdDsa,
 }
 
 /// RSA signature padding.

@@ -3,11 +3,15 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
+use std::ptr;
 
 use cryptoki_sys::*;
+use zeroize::Zeroizing;
 
 use super::module::{Module, call};
+use super::recover::Trouble;
 use super::rv::{Failed, check};
+use crate::error::{Error, Reason};
 use crate::public::{EcPublicKey, PublicKey, RsaPublicKey};
 
 /// What to search for: attributes and their octets.
@@ -32,6 +36,16 @@ impl Template {
         }
         self
     }
+
+    /// The attributes in PKCS#11's form, pointing into the template.
+    fn attributes(&mut self) -> Vec<CK_ATTRIBUTE> {
+        let attribute = |(attribute, value): &mut (CK_ATTRIBUTE_TYPE, Vec<u8>)| CK_ATTRIBUTE {
+            type_: *attribute,
+            pValue: value.as_mut_ptr().cast(),
+            ulValueLen: value.len() as CK_ULONG,
+        };
+        self.0.iter_mut().map(attribute).collect()
+    }
 }
 
 /// The objects that match: one search, whatever it finds.
@@ -40,15 +54,7 @@ pub(super) fn find(
     session: CK_SESSION_HANDLE,
     template: &mut Template,
 ) -> Result<Vec<CK_OBJECT_HANDLE>, Failed> {
-    let mut attributes: Vec<CK_ATTRIBUTE> = template
-        .0
-        .iter_mut()
-        .map(|(attribute, value)| CK_ATTRIBUTE {
-            type_: *attribute,
-            pValue: value.as_mut_ptr().cast(),
-            ulValueLen: value.len() as CK_ULONG,
-        })
-        .collect();
+    let mut attributes = template.attributes();
     // SAFETY: attributes of ours, each with as many readable octets as it says, for the time of the call.
     let rv = unsafe {
         call!(module, C_FindObjectsInit(session, attributes.as_mut_ptr(), attributes.len() as CK_ULONG))
@@ -143,6 +149,73 @@ pub(super) fn read(
         certificate: get(CKA_VALUE).map(<[u8]>::to_vec),
         mechanisms: get(CKA_ALLOWED_MECHANISMS).map(numbers).unwrap_or_default(),
     })
+}
+
+/// The secret of ECDH: derived as a session object (section 5.13), read, and destroyed again.
+pub(super) fn derive(
+    module: &Module,
+    session: CK_SESSION_HANDLE,
+    key: CK_OBJECT_HANDLE,
+    point: &[u8],
+    size: usize,
+) -> Result<Zeroizing<Vec<u8>>, Trouble> {
+    let mut point = point.to_vec();
+    let mut parameters = CK_ECDH1_DERIVE_PARAMS {
+        kdf: CKD_NULL,
+        ulSharedDataLen: 0,
+        pSharedData: ptr::null_mut(),
+        ulPublicDataLen: point.len() as CK_ULONG,
+        pPublicData: point.as_mut_ptr(),
+    };
+    let mut mechanism = CK_MECHANISM {
+        mechanism: CKM_ECDH1_DERIVE,
+        pParameter: (&raw mut parameters).cast::<c_void>(),
+        ulParameterLen: size_of::<CK_ECDH1_DERIVE_PARAMS>() as CK_ULONG,
+    };
+    let boolean = |template: Template, attribute, value| template.octets(attribute, &[value]);
+    let template = Template::class(CKO_SECRET_KEY)
+        .number(CKA_KEY_TYPE, CKK_GENERIC_SECRET)
+        .number(CKA_VALUE_LEN, size as CK_ULONG);
+    let template = boolean(template, CKA_TOKEN, CK_FALSE);
+    let template = boolean(template, CKA_SENSITIVE, CK_FALSE);
+    let mut template = boolean(template, CKA_EXTRACTABLE, CK_TRUE);
+    let mut attributes = template.attributes();
+    let mut secret = 0;
+    // SAFETY: mechanism, parameters and attributes of ours for the time of the call; room for one handle.
+    let rv = unsafe {
+        let count = attributes.len() as CK_ULONG;
+        call!(
+            module,
+            C_DeriveKey(session, &raw mut mechanism, key, attributes.as_mut_ptr(), count, &raw mut secret)
+        )
+    };
+    check("C_DeriveKey", rv)?;
+    let value = read_secret(module, session, secret, size);
+    // SAFETY: a handle is a number. Where it stays, it ends with the session.
+    let _ = unsafe { call!(module, C_DestroyObject(session, secret)) };
+    value
+}
+
+/// CKA_VALUE of a secret of `size` octets.
+fn read_secret(
+    module: &Module,
+    session: CK_SESSION_HANDLE,
+    secret: CK_OBJECT_HANDLE,
+    size: usize,
+) -> Result<Zeroizing<Vec<u8>>, Trouble> {
+    let mut value = Zeroizing::new(vec![0; size]);
+    let mut attribute = CK_ATTRIBUTE {
+        type_: CKA_VALUE,
+        pValue: value.as_mut_ptr().cast::<c_void>(),
+        ulValueLen: size as CK_ULONG,
+    };
+    // SAFETY: one attribute of ours with `size` writable octets.
+    let rv = unsafe { call!(module, C_GetAttributeValue(session, secret, &raw mut attribute, 1)) };
+    check("C_GetAttributeValue", rv)?;
+    if attribute.ulValueLen != size as CK_ULONG {
+        return Err(Error::new(Reason::HsmCall, "C_DeriveKey made a secret of another length").into());
+    }
+    Ok(value)
 }
 
 /// An array of CK_ULONG.

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cryptoki_sys::CK_OBJECT_HANDLE;
+use cryptoki_sys::{CK_OBJECT_HANDLE, CK_SESSION_HANDLE};
+use zeroize::Zeroizing;
 
 use super::fork::PerProcess;
+use super::module::Module;
 use super::once::Shared;
 use super::recover::{Ladder, Rung, Trouble};
-use super::sign::Request;
-use super::{Authenticator, Hsm, Query, Slot, search};
+use super::sign::{Operation, Request};
+use super::{Authenticator, Hsm, Query, Slot, object, search};
 use crate::error::Result;
 use crate::mechanism::Mechanism;
 use crate::public::PublicKey;
@@ -66,19 +68,49 @@ impl PrivateKey {
         self.0.query.public.as_ref()
     }
 
-    /// One operation of the key. `output` has room for its size; the result says how much of it was written.
+    /// Signs. `output` has room for the signature; the result says how much of it was written.
     ///
     /// What the HSM loses on the way is made good, as long as `hsmkey-retry-time` lasts.
     ///
     /// # Errors
     /// What is wrong with the key, the PIN or the HSM.
     pub fn sign(&self, mechanism: &Mechanism, input: &[u8], output: &mut [u8]) -> Result<usize> {
-        let mut request = Request::new(*mechanism, input, output.len());
+        self.run(Request::new(Operation::Sign, mechanism, input, output.len()), output)
+    }
+
+    /// Decrypts, like [`PrivateKey::sign`].
+    ///
+    /// # Errors
+    /// What is wrong with the data, the key, the PIN or the HSM.
+    pub fn decrypt(&self, mechanism: &Mechanism, input: &[u8], output: &mut [u8]) -> Result<usize> {
+        self.run(Request::new(Operation::Decrypt, mechanism, input, output.len()), output)
+    }
+
+    /// The secret that this key and another's public point, `04 || X || Y`, have in common (CKM_ECDH1_DERIVE without a key derivation
+    /// function): `size` octets, the length of a coordinate.
+    ///
+    /// # Errors
+    /// What is wrong with the point, the key, the PIN or the HSM.
+    pub fn derive(&self, point: &[u8], size: usize) -> Result<Zeroizing<Vec<u8>>> {
+        self.repeat(|module, session, key| object::derive(module, session, key, point, size))
+    }
+
+    fn run(&self, mut request: Request, output: &mut [u8]) -> Result<usize> {
+        let length = self.repeat(|module, session, key| request.run(module, session, key))?;
+        output[..length].copy_from_slice(&request.output()[..length]);
+        Ok(length)
+    }
+
+    /// Does something with the key in a session of its own, and again where the HSM lost what it needs.
+    fn repeat<T>(
+        &self,
+        mut work: impl FnMut(&Module, CK_SESSION_HANDLE, CK_OBJECT_HANDLE) -> Result<T, Trouble>,
+    ) -> Result<T> {
         let mut ladder = Ladder::new(self.0.hsm.settings().retry_time);
         let mut seen = search::Seen::default();
-        let length = loop {
-            match self.attempt(&mut request, &ladder, &mut seen) {
-                Ok(length) => break length,
+        loop {
+            match self.attempt(&mut work, &ladder, &mut seen) {
+                Ok(done) => return Ok(done),
                 Err(trouble) => {
                     let rung = ladder.climb(trouble)?;
                     search::rebuild(&self.0.hsm, rung, &seen);
@@ -88,17 +120,15 @@ impl PrivateKey {
                     }
                 }
             }
-        };
-        output[..length].copy_from_slice(&request.signature()[..length]);
-        Ok(length)
+        }
     }
 
-    fn attempt(
+    fn attempt<T>(
         &self,
-        request: &mut Request,
+        work: &mut impl FnMut(&Module, CK_SESSION_HANDLE, CK_OBJECT_HANDLE) -> Result<T, Trouble>,
         ladder: &Ladder,
         seen: &mut search::Seen,
-    ) -> Result<usize, Trouble> {
+    ) -> Result<T, Trouble> {
         let (binding, session) = loop {
             let (binding, epoch) = self.bound(ladder, seen)?;
             let slot = &binding.slot;
@@ -115,8 +145,8 @@ impl PrivateKey {
             }
             slot.pool.put(session);
         };
-        let (slot, module) = (&binding.slot, binding.slot.module());
-        let result = request.sign(module, session, binding.handle);
+        let slot = &binding.slot;
+        let result = work(slot.module(), session, binding.handle);
         match &result {
             Ok(_) => slot.pool.put(session),
             Err(trouble) => search::after_failure(slot, session, trouble, seen),

@@ -67,8 +67,13 @@ impl Failed {
             CKR_MECHANISM_INVALID | CKR_MECHANISM_PARAM_INVALID => (Reason::MechanismUnsupported, ""),
             CKR_KEY_FUNCTION_NOT_PERMITTED => (
                 Reason::KeyNotPermitted,
-                "the key needs CKA_SIGN, and the user may have to be given a share of it",
+                match self.function {
+                    "C_DecryptInit" | "C_Decrypt" => "the key needs CKA_DECRYPT",
+                    "C_DeriveKey" => "the key needs CKA_DERIVE",
+                    _ => "the key needs CKA_SIGN, and the user may have to be given a share of it",
+                },
             ),
+            CKR_ENCRYPTED_DATA_INVALID | CKR_ENCRYPTED_DATA_LEN_RANGE => (Reason::Decryption, ""),
             CKR_KEY_TYPE_INCONSISTENT | CKR_KEY_SIZE_RANGE => (Reason::KeyUnsupported, ""),
             CKR_DATA_LEN_RANGE | CKR_DATA_INVALID => (Reason::DataLength, ""),
             _ => (Reason::HsmCall, ""),

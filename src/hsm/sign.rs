@@ -1,4 +1,4 @@
-//! The hot path: C_SignInit and C_Sign (PKCS#11 v2.40 section 5.11), and nothing else.
+//! The hot path: C_SignInit and C_Sign (PKCS#11 v2.40 section 5.11), C_DecryptInit and C_Decrypt (section 5.9), and nothing else.
 
 #![allow(unsafe_code)]
 
@@ -6,6 +6,7 @@ use std::ffi::c_void;
 use std::ptr;
 
 use cryptoki_sys::*;
+use zeroize::Zeroize;
 
 use super::module::{Module, call};
 use super::recover::Trouble;
@@ -13,83 +14,141 @@ use super::rv::{Failed, check};
 use crate::error::{Error, Reason};
 use crate::mechanism::{HashKind, Mechanism};
 
-/// All that a signature needs: nothing is borrowed from the caller while the HSM works.
+/// What a key is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operation {
+    /// C_SignInit and C_Sign.
+    Sign,
+    /// C_DecryptInit and C_Decrypt.
+    Decrypt,
+}
+
+/// All that an operation needs: nothing is borrowed from the caller while the HSM works.
 pub(super) struct Request {
+    operation: Operation,
     mechanism: Mechanism,
     input: Vec<u8>,
     output: Vec<u8>,
 }
 
+/// Where the parameters of a mechanism live as long as the module may read them.
+#[derive(Default)]
+struct Parameters {
+    pss: CK_RSA_PKCS_PSS_PARAMS,
+    oaep: CK_RSA_PKCS_OAEP_PARAMS,
+}
+
 impl Request {
-    /// A request to sign `input`, with room for `size` octets.
-    pub(super) fn new(mechanism: Mechanism, input: &[u8], size: usize) -> Self {
-        Self { mechanism, input: input.to_vec(), output: vec![0; size] }
+    /// A request about `input`, with room for `size` octets of output.
+    pub(super) fn new(operation: Operation, mechanism: &Mechanism, input: &[u8], size: usize) -> Self {
+        Self { operation, mechanism: mechanism.clone(), input: input.to_vec(), output: vec![0; size] }
     }
 
-    /// Signs. The signature is what [`Request::signature`] gives then.
-    pub(super) fn sign(
+    /// Makes the two calls. The octets are what [`Request::output`] gives then, as many as the result says.
+    pub(super) fn run(
         &mut self,
         module: &Module,
         session: CK_SESSION_HANDLE,
         key: CK_OBJECT_HANDLE,
     ) -> Result<usize, Trouble> {
-        let mut pss = CK_RSA_PKCS_PSS_PARAMS { hashAlg: 0, mgf: 0, sLen: 0 };
-        let mut mechanism =
-            CK_MECHANISM { mechanism: CKM_RSA_PKCS, pParameter: ptr::null_mut(), ulParameterLen: 0 };
-        match self.mechanism {
-            Mechanism::RsaPkcs => {}
-            Mechanism::RsaX509 => mechanism.mechanism = CKM_RSA_X_509,
-            Mechanism::RsaPss { hash, mgf, salt_length } => {
-                let (Some(hash), Some(mgf), Ok(salt_length)) =
-                    (hash_mechanism(hash), mgf_type(mgf), CK_ULONG::try_from(salt_length))
-                else {
-                    let detail = "PKCS#11 has no PSS with this digest";
-                    return Err(Error::new(Reason::MechanismUnsupported, detail).into());
-                };
-                pss = CK_RSA_PKCS_PSS_PARAMS { hashAlg: hash, mgf, sLen: salt_length };
-                mechanism.mechanism = CKM_RSA_PKCS_PSS;
-                mechanism.pParameter = (&raw mut pss).cast::<c_void>();
-                mechanism.ulParameterLen = size_of::<CK_RSA_PKCS_PSS_PARAMS>() as CK_ULONG;
+        let mut parameters = Parameters::default();
+        let mut mechanism = ck_mechanism(&mut self.mechanism, &mut parameters)?;
+        // SAFETY: a mechanism of ours for the time of the call; its parameter is null or one of `parameters`.
+        let (function, rv) = unsafe {
+            match self.operation {
+                Operation::Sign => {
+                    ("C_SignInit", call!(module, C_SignInit(session, &raw mut mechanism, key)))
+                }
+                Operation::Decrypt => {
+                    ("C_DecryptInit", call!(module, C_DecryptInit(session, &raw mut mechanism, key)))
+                }
             }
-        }
-        // SAFETY: a mechanism of ours for the time of the call, its parameter null or a structure beside it.
-        let rv = unsafe { call!(module, C_SignInit(session, &raw mut mechanism, key)) };
-        if let (
-            Mechanism::RsaPss { .. },
-            CKR_MECHANISM_INVALID | CKR_MECHANISM_PARAM_INVALID | CKR_ARGUMENTS_BAD,
-        ) = (self.mechanism, rv)
+        };
+        if !mechanism.pParameter.is_null()
+            && matches!(rv, CKR_MECHANISM_INVALID | CKR_MECHANISM_PARAM_INVALID | CKR_ARGUMENTS_BAD)
         {
-            let call = Failed { function: "C_SignInit", rv }.call();
+            let call = Failed { function, rv }.call();
             return Err(Error::new(Reason::MechanismUnsupported, "").with_call(call).into());
         }
-        check("C_SignInit", rv)?;
-        let mut length = self.output.len() as CK_ULONG;
-        // SAFETY: readable and writable octets of ours, as many as are said, for the time of the call.
-        let rv = unsafe {
-            call!(
-                module,
-                C_Sign(
-                    session,
-                    self.input.as_mut_ptr(),
-                    self.input.len() as CK_ULONG,
-                    self.output.as_mut_ptr(),
-                    &raw mut length
-                )
-            )
+        check(function, rv)?;
+        let (input, input_length) = (self.input.as_mut_ptr(), self.input.len() as CK_ULONG);
+        let (output, mut length) = (self.output.as_mut_ptr(), self.output.len() as CK_ULONG);
+        // SAFETY: readable and writable octets of ours, as many as are said, for the time of the call. `parameters`, which the
+        // module may still look at, lives as long.
+        let (function, rv) = unsafe {
+            match self.operation {
+                Operation::Sign => {
+                    ("C_Sign", call!(module, C_Sign(session, input, input_length, output, &raw mut length)))
+                }
+                Operation::Decrypt => (
+                    "C_Decrypt",
+                    call!(module, C_Decrypt(session, input, input_length, output, &raw mut length)),
+                ),
+            }
         };
-        check("C_Sign", rv)?;
-        // The parameters of PSS had to live until here.
-        let _ = pss;
+        check(function, rv)?;
         match usize::try_from(length) {
+            // A message may be empty, a signature may not.
+            Ok(0) if self.operation == Operation::Decrypt => Ok(0),
             Ok(length) if length <= self.output.len() && length > 0 => Ok(length),
-            _ => Err(Error::new(Reason::HsmCall, "C_Sign said an impossible length").into()),
+            _ => Err(Error::new(Reason::HsmCall, format!("{function} said an impossible length")).into()),
         }
     }
 
-    /// What was signed last.
-    pub(super) fn signature(&self) -> &[u8] {
+    /// What the last call wrote.
+    pub(super) fn output(&self) -> &[u8] {
         &self.output
     }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        // What was decrypted is nobody else's business.
+        if self.operation == Operation::Decrypt {
+            self.output.zeroize();
+        }
+    }
+}
+
+/// CK_MECHANISM, whose parameter points into `parameters` and into the mechanism itself.
+fn ck_mechanism(mechanism: &mut Mechanism, parameters: &mut Parameters) -> Result<CK_MECHANISM, Error> {
+    let plain = |mechanism| CK_MECHANISM { mechanism, pParameter: ptr::null_mut(), ulParameterLen: 0 };
+    let unknown =
+        |what| Error::new(Reason::MechanismUnsupported, format!("PKCS#11 has no {what} with this digest"));
+    Ok(match mechanism {
+        Mechanism::RsaPkcs => plain(CKM_RSA_PKCS),
+        Mechanism::RsaX509 => plain(CKM_RSA_X_509),
+        Mechanism::Ecdsa => plain(CKM_ECDSA),
+        Mechanism::EdDsa => plain(CKM_EDDSA),
+        Mechanism::RsaPss { hash, mgf, salt_length } => {
+            let (Some(hash), Some(mgf), Ok(salt)) =
+                (hash_mechanism(*hash), mgf_type(*mgf), CK_ULONG::try_from(*salt_length))
+            else {
+                return Err(unknown("PSS"));
+            };
+            parameters.pss = CK_RSA_PKCS_PSS_PARAMS { hashAlg: hash, mgf, sLen: salt };
+            with_parameter(CKM_RSA_PKCS_PSS, &mut parameters.pss)
+        }
+        Mechanism::RsaOaep { hash, mgf, label } => {
+            let (Some(hash), Some(mgf)) = (hash_mechanism(*hash), mgf_type(*mgf)) else {
+                return Err(unknown("OAEP"));
+            };
+            let source: *mut u8 = if label.is_empty() { ptr::null_mut() } else { label.as_mut_ptr() };
+            parameters.oaep = CK_RSA_PKCS_OAEP_PARAMS {
+                hashAlg: hash,
+                mgf,
+                source: CKZ_DATA_SPECIFIED,
+                pSourceData: source.cast(),
+                ulSourceDataLen: label.len() as CK_ULONG,
+            };
+            with_parameter(CKM_RSA_PKCS_OAEP, &mut parameters.oaep)
+        }
+    })
+}
+
+fn with_parameter<T>(mechanism: CK_MECHANISM_TYPE, parameter: &mut T) -> CK_MECHANISM {
+    let parameter = std::ptr::from_mut(parameter).cast::<c_void>();
+    CK_MECHANISM { mechanism, pParameter: parameter, ulParameterLen: size_of::<T>() as CK_ULONG }
 }
 
 /// CKM_ of a digest, for CK_RSA_PKCS_PSS_PARAMS.

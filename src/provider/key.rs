@@ -80,14 +80,19 @@ impl Key {
         self.key()?.rsa()
     }
 
-    /// One operation of the private half.
+    /// Signs with the private half.
     pub(super) fn sign(&self, mechanism: &Mechanism, input: &[u8], output: &mut [u8]) -> Result<usize> {
-        if let Some(listing) = &self.listing {
-            if !listing.seen.load(Ordering::Relaxed) {
-                return Err(listing.ambiguous.clone());
+        self.with(|key| key.sign(mechanism, input, output))
+    }
+
+    /// Uses the private half, where the application has asked for one key and not for any of several.
+    pub(super) fn with<T>(&self, work: impl FnOnce(&crate::key::Key) -> Result<T>) -> Result<T> {
+        match &self.listing {
+            Some(listing) if !listing.seen.load(Ordering::Relaxed) => Err(listing.ambiguous.clone()),
+            _ => {
+                let key = self.key()?;
+                self.provider.shielded(|| work(key))
             }
         }
-        let key = self.key()?;
-        self.provider.shielded(|| key.sign(mechanism, input, output))
     }
 }

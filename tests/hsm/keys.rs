@@ -4,6 +4,12 @@ use hsmkey::error::Reason;
 use hsmkey::hsm::{ObjectClass, Query};
 use hsmkey::mechanism::{HashKind, Mechanism};
 use hsmkey::public::{PublicKey, RsaPublicKey};
+use openssl::bn::{BigNum, BigNumContext};
+use openssl::derive::Deriver;
+use openssl::ec::{EcGroup, EcKey, PointConversionForm};
+use openssl::ecdsa::EcdsaSig;
+use openssl::nid::Nid;
+use openssl::pkey::PKey;
 
 use crate::scenario::*;
 use crate::support::Program;
@@ -131,6 +137,73 @@ fn pss_and_no_padding_reach_the_token_as_they_are() {
             assert_eq!(error.reason(), Reason::MechanismUnsupported);
             let error = key.sign(&Mechanism::RsaPkcs, &[0; 250], &mut output).unwrap_err();
             assert_eq!(error.reason(), Reason::DataLength, "{error}");
+        },
+    );
+}
+
+#[test]
+fn what_is_encrypted_for_a_key_is_decrypted() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "key")),
+        |inside| {
+            let key = inside.hsm().key(labelled("key"), inside.auth());
+            let public = inside.public("key").rsa().unwrap();
+            let encrypt = |data: &[u8], padding| {
+                let mut encrypted = vec![0; 256];
+                public.public_encrypt(data, &mut encrypted, padding).unwrap();
+                encrypted
+            };
+            let mut output = [0; 256];
+            let block = [&[0][..], &[0x5a; 255]].concat();
+            let encrypted = encrypt(&block, openssl::rsa::Padding::NONE);
+            assert_eq!(key.decrypt(&Mechanism::RsaX509, &encrypted, &mut output), Ok(256));
+            assert_eq!(output[..], block);
+            let oaep =
+                Mechanism::RsaOaep { hash: HashKind::Sha1, mgf: HashKind::Sha1, label: Box::default() };
+            for message in [&b"a secret"[..], b""] {
+                let encrypted = encrypt(message, openssl::rsa::Padding::PKCS1_OAEP);
+                let length = key.decrypt(&oaep, &encrypted, &mut output).unwrap();
+                assert_eq!(&output[..length], message);
+            }
+            assert_eq!(inside.count("calls.C_DecryptInit"), inside.count("calls.C_Decrypt"));
+        },
+    );
+}
+
+#[test]
+fn an_ec_key_signs_and_derives() {
+    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+    scenario(
+        CLOUDHSM,
+        |hsm| {
+            let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+            let file = hsm.token.write("ec.der", key.private_key_to_der().unwrap());
+            let written = ["--write-object", &file, "--type", "privkey", "--label", "ec", "--id", "01"];
+            let [write, file, kind, private, label, ec, id, one] = written;
+            let usage = [write, file, kind, private, label, ec, id, one, "--usage-sign", "--usage-derive"];
+            hsm.token.pkcs11_tool(usage).succeeds();
+            hsm.token.write("ec.pub", key.public_key_to_pem().unwrap());
+        },
+        |inside| {
+            let key = inside.hsm().key(labelled("ec"), inside.auth());
+            let public = inside.public("ec").ec_key().unwrap();
+            let mut output = [0; 64];
+            assert_eq!(key.sign(&Mechanism::Ecdsa, &[7; 32], &mut output), Ok(64));
+            let number = |octets: &[u8]| BigNum::from_slice(octets).unwrap();
+            let signature =
+                EcdsaSig::from_private_components(number(&output[..32]), number(&output[32..])).unwrap();
+            assert!(signature.verify(&[7; 32], &public).unwrap());
+
+            let other = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+            let public = PKey::from_ec_key(public).unwrap();
+            let mut deriver = Deriver::new(&other).unwrap();
+            deriver.set_peer(&public).unwrap();
+            let mut context = BigNumContext::new().unwrap();
+            let form = PointConversionForm::UNCOMPRESSED;
+            let point = other.ec_key().unwrap().public_key().to_bytes(&group, form, &mut context).unwrap();
+            assert_eq!(key.derive(&point, 32).unwrap()[..], deriver.derive_to_vec().unwrap());
+            assert_eq!(inside.count("calls.C_DestroyObject"), 1);
         },
     );
 }

@@ -150,7 +150,8 @@ fn is_of(class: CK_OBJECT_CLASS, key_type: CK_KEY_TYPE, attribute: CK_ATTRIBUTE_
         // The sheet has no rows on EC: PKCS#11 v2.40 (curves), the point on the public object only.
         (CKO_PUBLIC_KEY, _) => public || matches!(attribute, CKA_EC_PARAMS | CKA_EC_POINT),
         (CKO_PRIVATE_KEY, _) => private || attribute == CKA_EC_PARAMS,
-        _ => public || private || attribute == CKA_VALUE_LEN,
+        // Whether the value of a derived secret is sensitive, its template has said.
+        _ => public || private || matches!(attribute, CKA_VALUE_LEN | CKA_VALUE),
     }
 }
 
