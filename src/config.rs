@@ -17,7 +17,7 @@ use crate::environment::Environment;
 use crate::error::{Error, Reason, Result, bail};
 use crate::uri::TokenAttributes;
 
-pub use directives::{DIRECTIVES, Directive, check_name};
+pub use directives::{DIRECTIVES, Directive, check_name, flag};
 pub use pin::{PIN_VARIABLES, PinSpec};
 
 /// Where AWS installs the PKCS#11 library of CloudHSM: the module where none is configured.
@@ -127,10 +127,23 @@ impl Config {
                 directive.apply(&mut config, value)?;
             }
         }
-        if let Some(module) = environment.get(MODULE_VARIABLE) {
-            config.module = Some(module.into());
-        }
+        config.take_environment(environment);
         Ok(config)
+    }
+
+    /// Takes one directive.
+    ///
+    /// # Errors
+    /// `BadDirective` with the directive's name and what it may be; never with its value.
+    pub fn set(&mut self, directive: &Directive, value: Value) -> Result<()> {
+        directive.apply(self, value)
+    }
+
+    /// Takes the variable that goes before a directive.
+    pub fn take_environment(&mut self, environment: &Environment) {
+        if let Some(module) = environment.get(MODULE_VARIABLE) {
+            self.module = Some(module.into());
+        }
     }
 
     /// The PKCS#11 module: the configured one, else CloudHSM's where it is installed.

@@ -99,7 +99,7 @@ impl Key {
 }
 
 /// The URI of an object that a search found.
-fn address(object: &Object) -> String {
+pub fn address(object: &Object) -> String {
     use crate::uri::{Class, Uri};
     let uri = Uri {
         token: object.token.clone(),
@@ -113,10 +113,16 @@ fn address(object: &Object) -> String {
 
 /// The error for a name that is not one key's: it lists them.
 pub fn ambiguous(keys: &[Key]) -> Error {
+    let addresses = list(keys.iter().map(|key| key.address().to_owned()));
+    Error::new(Reason::KeyAmbiguous, format!("{} keys: {addresses}", keys.len()))
+}
+
+/// The first of some addresses, for a message.
+pub fn list(addresses: impl Iterator<Item = String>) -> String {
     const SHOWN: usize = 10;
-    let mut list: Vec<&str> = keys.iter().take(SHOWN).map(Key::address).collect();
-    if keys.len() > SHOWN {
-        list.push("...");
+    let mut list: Vec<String> = addresses.take(SHOWN + 1).collect();
+    if list.len() > SHOWN {
+        list[SHOWN] = "...".into();
     }
-    Error::new(Reason::KeyAmbiguous, format!("{} keys: {}", keys.len(), list.join(", ")))
+    list.join(", ")
 }

@@ -47,13 +47,17 @@ impl Directive {
         text(self, value)?.parse().map_err(|_| self.refuse())
     }
 
-    /// The words that openssl.cnf knows for yes and no.
     fn flag(&self, value: &Value) -> Result<bool> {
-        match text(self, value)?.to_ascii_lowercase().as_str() {
-            "yes" | "true" | "on" | "1" => Ok(true),
-            "no" | "false" | "off" | "0" => Ok(false),
-            _ => Err(self.refuse()),
-        }
+        flag(value).ok_or_else(|| self.refuse())
+    }
+}
+
+/// The words that openssl.cnf knows for yes and no.
+pub fn flag(word: &[u8]) -> Option<bool> {
+    match word.to_ascii_lowercase().as_slice() {
+        b"yes" | b"true" | b"on" | b"1" => Some(true),
+        b"no" | b"false" | b"off" | b"0" => Some(false),
+        _ => None,
     }
 }
 

@@ -81,10 +81,12 @@ fn requests_and_certificates_are_signed() {
             openssl.with(&hsm, request).succeeds();
             let verify = ["req", "-verify", "-noout", "-in", "request"];
             Program::stock_openssl(verify).current_dir(hsm.token.directory()).succeeds();
-            let certificate = ["x509", "-req", digest, "-in", "request", "-key", &key.file, "-out", "certificate"];
+            let certificate =
+                ["x509", "-req", digest, "-in", "request", "-key", &key.file, "-out", "certificate"];
             openssl.with(&hsm, certificate).succeeds();
             // SHA-1 is below the level that OpenSSL verifies certificates at by itself.
-            let verify = ["verify", "-auth_level", "0", "-check_ss_sig", "-CAfile", "certificate", "certificate"];
+            let verify =
+                ["verify", "-auth_level", "0", "-check_ss_sig", "-CAfile", "certificate", "certificate"];
             Program::stock_openssl(verify).current_dir(hsm.token.directory()).succeeds();
         }
     }
