@@ -68,6 +68,7 @@
 #define HSMKEY_DIRECTIVE_HSMKEY_ALLOW_MODULE_PATH                 "hsmkey-allow-module-path"
 #define HSMKEY_DIRECTIVE_HSMKEY_SHA1                              "hsmkey-sha1"
 #define HSMKEY_DIRECTIVE_HSMKEY_RUNTIME_DIRECTORY                 "hsmkey-runtime-directory"
+#define HSMKEY_DIRECTIVE_HSMKEY_REFERENCE_FILES                   "hsmkey-reference-files"
 #define HSMKEY_DIRECTIVE_PKCS11_MODULE_CACHE_SESSIONS             "pkcs11-module-cache-sessions"
 #define HSMKEY_DIRECTIVE_PKCS11_MODULE_CACHE_PINS                 "pkcs11-module-cache-pins"
 #define HSMKEY_DIRECTIVE_PKCS11_MODULE_CACHE_KEYS                 "pkcs11-module-cache-keys"

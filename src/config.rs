@@ -54,6 +54,8 @@ pub struct Config {
     pub sha1: Sha1,
     /// Where rejected PINs are remembered between processes.
     pub runtime_directory: Option<PathBuf>,
+    /// Who takes reference key files where OpenSSL knows providers.
+    pub reference_files: ReferenceFiles,
 }
 
 /// `pkcs11-module-login-behavior`: what to do for public objects. Private keys always need the login.
@@ -78,6 +80,16 @@ pub enum Sha1 {
     Warn,
     /// Refused.
     Deny,
+}
+
+/// `hsmkey-reference-files`. OpenSSL 1.1.1 has the engine only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReferenceFiles {
+    /// The provider.
+    #[default]
+    Provider,
+    /// The engine, by the RSA method that it registers for every RSA key of the process.
+    Engine,
 }
 
 /// `hsmkey-log`.
@@ -108,6 +120,7 @@ impl Default for Config {
             allow_module_path: false,
             sha1: Sha1::default(),
             runtime_directory: None,
+            reference_files: ReferenceFiles::default(),
         }
     }
 }
@@ -240,6 +253,7 @@ mod tests {
             ("hsmkey-allow-module-path", "yes"),
             ("hsmkey-sha1", "deny"),
             ("hsmkey-runtime-directory", "/run/hsmkey"),
+            ("hsmkey-reference-files", "engine"),
         ])
         .unwrap();
         let token = TokenAttributes {
@@ -259,6 +273,7 @@ mod tests {
             allow_module_path: true,
             sha1: Sha1::Deny,
             runtime_directory: Some("/run/hsmkey".into()),
+            reference_files: ReferenceFiles::Engine,
         };
         assert_eq!(config, expected);
     }
@@ -307,6 +322,7 @@ mod tests {
             ("hsmkey-log", "file:relative.log"),
             ("hsmkey-allow-module-path", "ja"),
             ("hsmkey-runtime-directory", "tmp/x"),
+            ("hsmkey-reference-files", "both"),
         ] {
             refused(name, value);
         }

@@ -49,5 +49,23 @@ pub unsafe extern "C" fn bind_engine(
     unsafe { engine::bind::<Engine>(engine, id, functions) }
 }
 
+/// What OpenSSL calls of a library that openssl.cnf names, as `path`, in a section that this version of OpenSSL does not know
+/// (CONF_modules_load(3)): 1.1.1 in the one of `providers`, 4.0 in the one of `engines`. Without it they give up there, and one
+/// openssl.cnf cannot serve all versions. There is nothing to do.
+///
+/// # Safety
+/// It looks at nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn OPENSSL_init(_module: *mut c_void, _configuration: *const c_void) -> c_int {
+    1
+}
+
+/// The end of the same.
+///
+/// # Safety
+/// It looks at nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn OPENSSL_finish(_module: *mut c_void) {}
+
 // The symbol has the type that OpenSSL's headers declare.
 const _: OSSL_provider_init_fn = Some(OSSL_provider_init);

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
-use super::{Config, Log, LoginBehaviour, PinSpec, Sha1, Value, absolute, text};
+use super::{Config, Log, LoginBehaviour, PinSpec, ReferenceFiles, Sha1, Value, absolute, text};
 use crate::error::{Error, Reason, Result, bail};
 use crate::uri::{TokenAttributes, Uri};
 
@@ -224,6 +224,17 @@ pub static DIRECTIVES: &[Directive] = &[
         summary: "Where processes tell each other that a PIN was rejected, so that no second one tries it.",
         set: |directive, config, value| {
             config.runtime_directory = Some(absolute(directive, &value)?);
+            Ok(())
+        },
+    },
+    Directive {
+        name: "hsmkey-reference-files",
+        values: "provider or engine",
+        default: "provider",
+        summary: "Who takes reference key files in OpenSSL 3: the engine has to register for every RSA key of the process.",
+        set: |directive, config, value| {
+            let choices = [("provider", ReferenceFiles::Provider), ("engine", ReferenceFiles::Engine)];
+            config.reference_files = directive.choice(&value, &choices)?;
             Ok(())
         },
     },

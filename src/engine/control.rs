@@ -9,7 +9,7 @@ use log::LevelFilter;
 use zeroize::Zeroizing;
 
 use super::Engine;
-use crate::config::{Config, DIRECTIVES, Log, LoginBehaviour, PIN_VARIABLES, PinSpec, flag};
+use crate::config::{Config, DIRECTIVES, Log, LoginBehaviour, PIN_VARIABLES, PinSpec, ReferenceFiles, flag};
 use crate::environment::Environment;
 use crate::error::{Result, bail};
 use crate::key::Keys;
@@ -156,6 +156,11 @@ fn level(name: &str, value: &Value) -> Result<LevelFilter> {
 }
 
 impl Settings {
+    /// Whether reference key files are the engine's.
+    pub(super) fn take_files(&self) -> bool {
+        self.config.reference_files == ReferenceFiles::Engine
+    }
+
     /// The keys that are reached so.
     pub(super) fn keys(&mut self, environment: &Arc<Environment>) -> Arc<Keys> {
         let Self { config, level, keys } = self;

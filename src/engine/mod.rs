@@ -71,6 +71,10 @@ impl engine::Engine for Engine {
         load::certificate(&self.keys(), &key_id::parse(id)?, &mut ask(prompt))
     }
 
+    fn takes_every_rsa(&self) -> bool {
+        self.by_modulus() || self.settings().take_files()
+    }
+
     fn by_modulus(&self) -> bool {
         self.by_modulus.load(Ordering::Relaxed)
     }

@@ -120,7 +120,14 @@ unsafe extern "C" fn control<T: Engine, const P: usize>(
     let body = |library: &'static Library, bound: &Bound<T>| {
         // SAFETY: OpenSSL's arguments.
         match unsafe { control::given(T::controls(), command, number, pointer) }? {
-            Given::Value(position, value) => library.shielded(|| bound.engine.control(position, value)),
+            Given::Value(position, value) => {
+                library.shielded(|| bound.engine.control(position, value))?;
+                // SAFETY: a live ENGINE.
+                if !unsafe { library.offer_rsa(engine, &bound.engine) } {
+                    bail!(HostUnusable, "it does not take the RSA method");
+                }
+                Ok(())
+            }
             Given::UserInterface(method) => {
                 bound.ui.store(method, Ordering::Release);
                 Ok(())

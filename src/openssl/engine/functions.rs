@@ -183,6 +183,11 @@ impl Errors {
         }
     }
 
+    /// Whether it is OpenSSL 3 or later.
+    pub(super) fn are_of_openssl_3(&self) -> bool {
+        matches!(self, Self::Set { .. })
+    }
+
     /// ERR_PACK for a library by itself: the number stands one bit lower since 3.0.
     pub(super) fn pack(&self, library: c_int) -> c_ulong {
         let library = c_ulong::from(library.unsigned_abs()) & 0xff;

@@ -70,6 +70,9 @@ pub trait Engine: Sized + Send + Sync + 'static {
     /// Where there is none of this id, or several.
     fn certificate(&self, id: &str, prompt: &mut Prompt) -> Result<Vec<u8>>;
 
+    /// Whether, where OpenSSL knows providers, every RSA key of the process may be given our method.
+    fn takes_every_rsa(&self) -> bool;
+
     /// Whether an RSA that looks like a whole key may stand for one of ours.
     fn by_modulus(&self) -> bool;
 
@@ -153,6 +156,21 @@ pub unsafe fn bind<T: Engine>(
     c_int::from(bound)
 }
 
+impl Library {
+    /// Offers the method for every RSA, which openssl.cnf registers by `default_algorithms`, or takes it back. Where OpenSSL knows
+    /// providers a software key with a method of an engine's is no longer what it was (it cannot be duplicated), and a configuration
+    /// for all versions must not do that by the way.
+    ///
+    /// # Safety
+    /// `engine` is a live ENGINE of this libcrypto.
+    unsafe fn offer_rsa<T: Engine>(&self, engine: *mut ENGINE, ours: &T) -> bool {
+        let wanted = !self.functions.errors.are_of_openssl_3() || ours.takes_every_rsa();
+        let method = if wanted { self.rsa.any } else { ptr::null() };
+        // SAFETY: a live ENGINE; a method that is never freed, or none.
+        unsafe { (self.functions.ENGINE_set_RSA)(engine, method) == 1 }
+    }
+}
+
 /// # Safety
 /// As for [`bind`]; `library` is the engine's.
 unsafe fn set_up<T: Engine>(
@@ -183,7 +201,7 @@ unsafe fn set_up<T: Engine>(
             && (functions.ENGINE_set_ctrl_function)(engine, callbacks.control) == 1
             && (functions.ENGINE_set_load_privkey_function)(engine, callbacks.load_private) == 1
             && (functions.ENGINE_set_load_pubkey_function)(engine, callbacks.load_public) == 1
-            && (functions.ENGINE_set_RSA)(engine, library.rsa.any) == 1
+            && library.offer_rsa(engine, &(*bound).engine)
             && (functions.ENGINE_set_ex_data)(engine, library.engine_index, bound.cast()) == 1
     };
     // SAFETY: the ENGINE hears of its end only when it has the state that ends then.
