@@ -16,7 +16,9 @@ use crate::config::Sha1;
 use crate::environment::Environment;
 use crate::error::Result;
 use crate::key::{Key, Keys};
-use crate::openssl::engine::{self, Control, Padding, Prompt, Reference, Value};
+use crate::mechanism::Mechanism;
+use crate::openssl::engine::{self, Control, Loaded, Padding, Prompt, Reference, Type, Value};
+use crate::public::PublicKey;
 use crate::spki::public_to_spki;
 
 use control::Settings;
@@ -55,11 +57,15 @@ impl engine::Engine for Engine {
         control::set(self, position, value)
     }
 
-    fn private_key(&self, id: &str, prompt: &mut Prompt) -> Result<(Vec<u8>, Arc<PrivateKey>)> {
+    fn private_key(&self, id: &str, prompt: &mut Prompt) -> Result<Loaded<PrivateKey>> {
         let keys = self.keys();
         let key = load::private_key(&keys, &key_id::parse(id)?, &mut ask(prompt))?;
+        let kind = match key.public() {
+            PublicKey::Rsa(_) => Type::Rsa,
+            PublicKey::Ec(_) => Type::Ec,
+        };
         let spki = public_to_spki(key.public());
-        Ok((spki, Arc::new(PrivateKey { key, sha1: keys.sha1()? })))
+        Ok(Loaded { kind, spki, key: Arc::new(PrivateKey { key, sha1: keys.sha1()? }) })
     }
 
     fn public_key(&self, id: &str, prompt: &mut Prompt) -> Result<Vec<u8>> {
@@ -89,6 +95,14 @@ impl engine::Engine for Engine {
 
     fn decrypt(key: &PrivateKey, padding: Padding, input: &[u8], output: &mut [u8]) -> Result<usize> {
         rsa::decrypt(key, padding, input, output)
+    }
+
+    fn sign_ecdsa(key: &PrivateKey, digest: &[u8], output: &mut [u8]) -> Result<usize> {
+        key.key.sign(&Mechanism::Ecdsa, digest, output)
+    }
+
+    fn derive(key: &PrivateKey, point: &[u8], size: usize) -> Result<Zeroizing<Vec<u8>>> {
+        key.key.derive(point, size)
     }
 }
 

@@ -9,7 +9,7 @@ use super::control::{self, CertificateRequest, Given};
 use super::functions::{ControlFunction, ENGINE, EVP_PKEY, EngineFunction, LoadKeyFunction, UI_METHOD};
 use super::library::{Library, PLACES};
 use super::ui::Prompt;
-use super::{Bound, Engine, rsa};
+use super::{Bound, Engine, Loaded, Type, ec, rsa};
 use crate::error::{Result, bail};
 
 /// The callbacks for one libcrypto.
@@ -20,6 +20,7 @@ pub(super) struct Callbacks {
     pub(super) load_private: LoadKeyFunction,
     pub(super) load_public: LoadKeyFunction,
     pub(super) rsa: rsa::Callbacks,
+    pub(super) ec: ec::Callbacks,
 }
 
 /// Those of a place.
@@ -41,6 +42,7 @@ const fn at<T: Engine, const P: usize>() -> Callbacks {
         load_private: load_private::<T, P>,
         load_public: load_public::<T, P>,
         rsa: rsa::Callbacks::of::<T, P>(),
+        ec: ec::Callbacks::of::<T, P>(),
     }
 }
 
@@ -185,8 +187,11 @@ unsafe extern "C" fn load_private<T: Engine, const P: usize>(
     let body = |library: &'static Library, bound: &Bound<T>| {
         // SAFETY: OpenSSL's arguments.
         let (id, mut prompt) = unsafe { (name(id)?, bound.prompt(library, method, data)) };
-        let (spki, key) = library.shielded(|| bound.engine.private_key(id, &mut prompt))?;
-        library.rsa_key(&spki, key)
+        let Loaded { kind, spki, key } = library.shielded(|| bound.engine.private_key(id, &mut prompt))?;
+        match kind {
+            Type::Rsa => library.rsa_key(&spki, key),
+            Type::Ec => library.ec_key(&spki, key),
+        }
     };
     // SAFETY: a live ENGINE.
     unsafe { with::<T, P, *mut EVP_PKEY>(engine, body) }

@@ -1,7 +1,7 @@
 //! The functions of a libcrypto that an engine calls, found by dlsym(3) in the one that is bound to: an engine's own link to a
 //! libcrypto would be to a version that 4.0 does not have, or to another copy than the application's.
 
-use std::ffi::{CStr, c_char, c_int, c_long, c_uchar, c_ulong, c_void};
+use std::ffi::{CStr, c_char, c_int, c_long, c_uchar, c_uint, c_ulong, c_void};
 
 use super::super::host::Host;
 use crate::error::{Result, bail};
@@ -14,7 +14,10 @@ macro_rules! opaque {
         pub struct $name { _opaque: [u8; 0] }
     )* };
 }
-opaque! { ENGINE RSA RSA_METHOD BIGNUM EVP_PKEY X509 UI UI_METHOD CRYPTO_EX_DATA }
+opaque! {
+    ENGINE RSA RSA_METHOD EC_KEY EC_KEY_METHOD EC_GROUP EC_POINT ECDSA_SIG BIGNUM BN_CTX EVP_PKEY X509 UI UI_METHOD
+    CRYPTO_EX_DATA
+}
 
 /// ERR_STRING_DATA, err.h.
 #[repr(C)]
@@ -50,6 +53,26 @@ pub type LoadKeyFunction =
 pub type RsaFunction = unsafe extern "C" fn(c_int, *const c_uchar, *mut c_uchar, *mut RSA, c_int) -> c_int;
 /// What RSA_meth_set_init takes.
 pub type RsaInitFunction = unsafe extern "C" fn(*mut RSA) -> c_int;
+/// The `sign` of EC_KEY_METHOD_set_sign.
+pub type SignFunction = unsafe extern "C" fn(
+    c_int,
+    *const c_uchar,
+    c_int,
+    *mut c_uchar,
+    *mut c_uint,
+    *const BIGNUM,
+    *const BIGNUM,
+    *mut EC_KEY,
+) -> c_int;
+/// The `sign_setup` of EC_KEY_METHOD_set_sign.
+pub type SignSetupFunction =
+    unsafe extern "C" fn(*mut EC_KEY, *mut BN_CTX, *mut *mut BIGNUM, *mut *mut BIGNUM) -> c_int;
+/// The `sign_sig` of EC_KEY_METHOD_set_sign.
+pub type SignSigFunction =
+    unsafe extern "C" fn(*const c_uchar, c_int, *const BIGNUM, *const BIGNUM, *mut EC_KEY) -> *mut ECDSA_SIG;
+/// What EC_KEY_METHOD_set_compute_key takes.
+pub type ComputeKeyFunction =
+    unsafe extern "C" fn(*mut *mut c_uchar, *mut usize, *const EC_POINT, *const EC_KEY) -> c_int;
 /// CRYPTO_EX_new.
 pub type NewFunction =
     unsafe extern "C" fn(*mut c_void, *mut c_void, *mut CRYPTO_EX_DATA, c_int, c_long, *mut c_void);
@@ -134,15 +157,36 @@ functions! {
     RSA_get0_factors(*const RSA, *mut *const BIGNUM, *mut *const BIGNUM);
     RSA_size(*const RSA) -> c_int;
     RSA_free(*mut RSA);
+    EC_KEY_OpenSSL() -> *const EC_KEY_METHOD;
+    EC_KEY_METHOD_new(*const EC_KEY_METHOD) -> *mut EC_KEY_METHOD;
+    EC_KEY_METHOD_get_sign(*const EC_KEY_METHOD, *mut Option<SignFunction>, *mut Option<SignSetupFunction>, *mut Option<SignSigFunction>);
+    EC_KEY_METHOD_set_sign(*mut EC_KEY_METHOD, Option<SignFunction>, Option<SignSetupFunction>, Option<SignSigFunction>);
+    EC_KEY_METHOD_set_compute_key(*mut EC_KEY_METHOD, Option<ComputeKeyFunction>);
+    EC_KEY_set_method(*mut EC_KEY, *const EC_KEY_METHOD) -> c_int;
+    EC_KEY_set_ex_data(*mut EC_KEY, c_int, *mut c_void) -> c_int;
+    EC_KEY_get_ex_data(*const EC_KEY, c_int) -> *mut c_void;
+    EC_KEY_get0_group(*const EC_KEY) -> *const EC_GROUP;
+    EC_KEY_free(*mut EC_KEY);
+    EC_GROUP_order_bits(*const EC_GROUP) -> c_int;
+    EC_GROUP_get_degree(*const EC_GROUP) -> c_int;
+    EC_POINT_point2oct(*const EC_GROUP, *const EC_POINT, c_int, *mut c_uchar, usize, *mut BN_CTX) -> usize;
+    ECDSA_SIG_new() -> *mut ECDSA_SIG;
+    ECDSA_SIG_set0(*mut ECDSA_SIG, *mut BIGNUM, *mut BIGNUM) -> c_int;
+    ECDSA_SIG_free(*mut ECDSA_SIG);
+    CRYPTO_malloc(usize, *const c_char, c_int) -> *mut c_void;
+    BN_bin2bn(*const c_uchar, c_int, *mut BIGNUM) -> *mut BIGNUM;
+    BN_free(*mut BIGNUM);
     BN_is_zero(*const BIGNUM) -> c_int;
     BN_num_bits(*const BIGNUM) -> c_int;
     BN_bn2bin(*const BIGNUM, *mut c_uchar) -> c_int;
     d2i_RSA_PUBKEY(*mut *mut RSA, *mut *const c_uchar, c_long) -> *mut RSA;
+    d2i_EC_PUBKEY(*mut *mut EC_KEY, *mut *const c_uchar, c_long) -> *mut EC_KEY;
     d2i_PUBKEY(*mut *mut EVP_PKEY, *mut *const c_uchar, c_long) -> *mut EVP_PKEY;
     d2i_X509(*mut *mut X509, *mut *const c_uchar, c_long) -> *mut X509;
     EVP_PKEY_new() -> *mut EVP_PKEY;
     EVP_PKEY_free(*mut EVP_PKEY);
     EVP_PKEY_set1_RSA(*mut EVP_PKEY, *mut RSA) -> c_int;
+    EVP_PKEY_set1_EC_KEY(*mut EVP_PKEY, *mut EC_KEY) -> c_int;
     UI_new_method(*const UI_METHOD) -> *mut UI;
     UI_add_user_data(*mut UI, *mut c_void) -> *mut c_void;
     UI_add_input_string(*mut UI, *const c_char, c_int, *mut c_char, c_int, c_int) -> c_int;

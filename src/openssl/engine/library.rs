@@ -11,6 +11,7 @@ use once_cell::race::OnceBox;
 
 use super::super::boundary::Raise;
 use super::super::host::Host;
+use super::ec::Ec;
 use super::functions::{ErrorString, Errors, Functions};
 use super::rsa::Rsa;
 use super::{Engine, callbacks};
@@ -30,6 +31,7 @@ pub(super) struct Library {
     /// Where an ENGINE keeps our state.
     pub(super) engine_index: c_int,
     pub(super) rsa: Rsa,
+    pub(super) ec: Ec,
 }
 
 /// CRYPTO_EX_INDEX_ENGINE, crypto.h.
@@ -64,8 +66,10 @@ impl Library {
         if engine_index < 0 {
             bail!(HostUnusable, "it has no room for our state");
         }
-        let rsa = Rsa::new(&functions, &callbacks::of::<T>(place).rsa)?;
-        Ok(Self { host, functions, number, engine_index, rsa })
+        let callbacks = callbacks::of::<T>(place);
+        let rsa = Rsa::new(&functions, &callbacks.rsa)?;
+        let ec = Ec::new(&functions, &callbacks.ec)?;
+        Ok(Self { host, functions, number, engine_index, rsa, ec })
     }
 
     /// Runs `work`, then takes off the queue whatever it left there: a PKCS#11 module may use the same libcrypto.

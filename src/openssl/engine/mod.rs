@@ -5,8 +5,10 @@
 
 mod callbacks;
 mod control;
+mod ec;
 mod functions;
 mod library;
+mod place;
 mod rsa;
 mod ui;
 
@@ -14,6 +16,8 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicPtr;
+
+use zeroize::Zeroizing;
 
 use super::bindings as c;
 use super::boundary;
@@ -23,7 +27,7 @@ use library::Library;
 
 pub use control::{Control, Kind, Value};
 pub use functions::{DynamicFunctions, ENGINE};
-pub use rsa::Reference;
+pub use place::Reference;
 pub use ui::Prompt;
 
 /// OSSL_DYNAMIC_VERSION and OSSL_DYNAMIC_OLDEST, engine.h, of 1.1.1 to 3.x.
@@ -52,11 +56,11 @@ pub trait Engine: Sized + Send + Sync + 'static {
     /// For a value that is none.
     fn control(&self, position: usize, value: Value) -> Result<()>;
 
-    /// The DER of a private key's SubjectPublicKeyInfo, and the key.
+    /// A private key.
     ///
     /// # Errors
     /// Where there is none of this id, or several.
-    fn private_key(&self, id: &str, prompt: &mut Prompt) -> Result<(Vec<u8>, Arc<Self::Key>)>;
+    fn private_key(&self, id: &str, prompt: &mut Prompt) -> Result<Loaded<Self::Key>>;
 
     /// The DER of a key's SubjectPublicKeyInfo.
     ///
@@ -93,6 +97,37 @@ pub trait Engine: Sized + Send + Sync + 'static {
     /// # Errors
     /// What is wrong with the key or the HSM.
     fn decrypt(key: &Self::Key, padding: Padding, input: &[u8], output: &mut [u8]) -> Result<usize>;
+
+    /// Signs a digest that is no longer than the order of the curve; `output` gets r and s one after the other.
+    ///
+    /// # Errors
+    /// What is wrong with the key or the HSM.
+    fn sign_ecdsa(key: &Self::Key, digest: &[u8], output: &mut [u8]) -> Result<usize>;
+
+    /// The secret of `size` octets in common with a point `04 || X || Y`.
+    ///
+    /// # Errors
+    /// What is wrong with the key or the HSM.
+    fn derive(key: &Self::Key, point: &[u8], size: usize) -> Result<Zeroizing<Vec<u8>>>;
+}
+
+/// A private key that an engine has loaded.
+pub struct Loaded<K> {
+    /// Its type.
+    pub kind: Type,
+    /// The DER of its SubjectPublicKeyInfo.
+    pub spki: Vec<u8>,
+    /// The key.
+    pub key: Arc<K>,
+}
+
+/// The type of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// RSA.
+    Rsa,
+    /// Elliptic curve.
+    Ec,
 }
 
 /// RSA_*_PADDING of a private operation.

@@ -1,19 +1,16 @@
 //! RSA_METHOD (RSA_meth_new(3)): one for keys that the engine loaded, and one for every RSA of the application, which takes those
 //! that stand for a key of ours and leaves the others to OpenSSL's own method.
 
-use std::ffi::{c_int, c_long, c_uchar, c_void};
+use std::ffi::{c_int, c_long, c_uchar};
 use std::ptr;
 use std::sync::Arc;
 
-use once_cell::race::OnceBox;
 use zeroize::Zeroizing;
 
 use super::super::boundary::{self, Outcome};
-use super::functions::{
-    BIGNUM, CRYPTO_EX_DATA, DupFunction, ENGINE, EVP_PKEY, FreeFunction, Functions, RSA, RSA_METHOD,
-    RsaFunction, RsaInitFunction,
-};
+use super::functions::{BIGNUM, ENGINE, EVP_PKEY, Functions, RSA, RSA_METHOD, RsaFunction, RsaInitFunction};
 use super::library::Library;
+use super::place::{self, Known, Place, Reference};
 use super::{Bound, Engine, Padding};
 use crate::error::{Result, bail};
 
@@ -24,13 +21,12 @@ const FLAG_EXT_PKEY: c_int = 0x20;
 
 /// What our methods call.
 pub(super) struct Callbacks {
-    pub(super) init: RsaInitFunction,
-    pub(super) encrypt: RsaFunction,
-    pub(super) decrypt: RsaFunction,
-    pub(super) encrypt_any: RsaFunction,
-    pub(super) decrypt_any: RsaFunction,
-    pub(super) duplicate: DupFunction,
-    pub(super) free: FreeFunction,
+    init: RsaInitFunction,
+    encrypt: RsaFunction,
+    decrypt: RsaFunction,
+    encrypt_any: RsaFunction,
+    decrypt_any: RsaFunction,
+    places: place::Callbacks,
 }
 
 impl Callbacks {
@@ -41,8 +37,7 @@ impl Callbacks {
             decrypt: loaded::<T, P, false>,
             encrypt_any: any::<T, P, true>,
             decrypt_any: any::<T, P, false>,
-            duplicate: duplicate::<T>,
-            free: free::<T>,
+            places: place::Callbacks::of::<T::Key>(),
         }
     }
 }
@@ -64,41 +59,9 @@ unsafe impl Send for Rsa {}
 // SAFETY: as for Send.
 unsafe impl Sync for Rsa {}
 
-/// What an RSA stands for, once it is known.
-struct Place<K>(OnceBox<Known<K>>);
-
-struct Known<K> {
-    /// `None`: the key is the application's own.
-    key: Option<Arc<K>>,
-    /// By which numbers it is known; `None` where the engine loaded it.
-    reference: Option<Reference>,
-}
-
-/// The numbers by which an RSA may stand for a key of ours, big-endian without leading zeros.
-#[derive(PartialEq, Eq)]
-pub struct Reference {
-    /// n.
-    pub modulus: Vec<u8>,
-    /// e.
-    pub exponent: Vec<u8>,
-    /// d, of a key that has no primes.
-    pub private: Option<Zeroizing<Vec<u8>>>,
-}
-
 impl Rsa {
     pub(super) fn new(functions: &Functions, callbacks: &Callbacks) -> Result<Self> {
-        let Callbacks { duplicate, free, .. } = *callbacks;
-        // SAFETY: an index with callbacks of the right types, which stay mapped (the library is linked with nodelete).
-        let index = unsafe {
-            (functions.CRYPTO_get_ex_new_index)(
-                EX_INDEX_RSA,
-                0,
-                ptr::null_mut(),
-                None,
-                Some(duplicate),
-                Some(free),
-            )
-        };
+        let index = callbacks.places.index(functions, EX_INDEX_RSA)?;
         // SAFETY: OpenSSL's own method, which is static.
         let (own_init, own_encrypt, own_decrypt) = unsafe {
             let own = (functions.RSA_PKCS1_OpenSSL)();
@@ -108,7 +71,7 @@ impl Rsa {
                 (functions.RSA_meth_get_priv_dec)(own),
             )
         };
-        let (true, Some(own_encrypt), Some(own_decrypt)) = (index >= 0, own_encrypt, own_decrypt) else {
+        let (Some(own_encrypt), Some(own_decrypt)) = (own_encrypt, own_decrypt) else {
             bail!(HostUnusable, "its RSA method has no private operations");
         };
         let loaded = method(functions, callbacks.init, callbacks.encrypt, callbacks.decrypt)?;
@@ -154,7 +117,7 @@ impl Library {
             let place = ((functions.RSA_set_method)(rsa, self.rsa.loaded) == 1)
                 .then(|| self.place::<K>(rsa))
                 .flatten()
-                .filter(|place| place.0.set(Box::new(Known { key: Some(key), reference: None })).is_ok());
+                .filter(|place| place.know(key));
             (functions.RSA_set_flags)(rsa, FLAG_EXT_PKEY);
             let done = place.is_some() && !pkey.is_null() && (functions.EVP_PKEY_set1_RSA)(pkey, rsa) == 1;
             (functions.RSA_free)(rsa);
@@ -260,7 +223,7 @@ unsafe extern "C" fn init<T: Engine, const P: usize>(rsa: *mut RSA) -> c_int {
                 return Ok(boundary::Verdict(false));
             }
             if library.place::<T::Key>(rsa).is_none() {
-                let place = Box::into_raw(Box::new(Place::<T::Key>(OnceBox::new())));
+                let place = Box::into_raw(Box::new(Place::<T::Key>::new()));
                 if (library.functions.RSA_set_ex_data)(rsa, library.rsa.index, place.cast()) != 1 {
                     drop(Box::from_raw(place));
                 }
@@ -282,7 +245,7 @@ unsafe extern "C" fn loaded<T: Engine, const P: usize, const ENCRYPT: bool>(
     boundary::run(library, || {
         // SAFETY: a live RSA of this libcrypto.
         let place = unsafe { library.place::<T::Key>(rsa) };
-        match place.and_then(|place| place.0.get()).and_then(|known| known.key.as_ref()) {
+        match place.and_then(Place::key) {
             // SAFETY: OpenSSL's arguments.
             Some(key) => unsafe { operate::<T, ENCRYPT>(library, key, length, from, to, rsa, padding) },
             None => bail!(NotInitialised, "the RSA was not loaded by the engine"),
@@ -348,46 +311,6 @@ unsafe fn operate<T: Engine, const ENCRYPT: bool>(
     // SAFETY: as much room as the modulus has octets by the caller's contract, and a slice of at most that many.
     unsafe { ptr::copy_nonoverlapping(output[..length].as_ptr(), to, length) };
     Ok(RsaResult(length as c_int))
-}
-
-/// CRYPTO_EX_dup: a copy of the RSA stands for the same key.
-unsafe extern "C" fn duplicate<T: Engine>(
-    _: *mut CRYPTO_EX_DATA,
-    _: *const CRYPTO_EX_DATA,
-    pointer: *mut *mut c_void,
-    _: c_int,
-    _: c_long,
-    _: *mut c_void,
-) -> c_int {
-    boundary::quietly(|| {
-        // SAFETY: the place of the copy's pointer, in which the original's stands: null or a place of ours that lives.
-        let (Some(pointer), Some(place)) = (unsafe {
-            (pointer.as_mut(), pointer.as_ref().and_then(|p| p.cast::<Place<T::Key>>().as_ref()))
-        }) else {
-            return;
-        };
-        let copy = Place::<T::Key>(OnceBox::new());
-        if let Some(Known { key, reference: None }) = place.0.get() {
-            let _ = copy.0.set(Box::new(Known { key: key.clone(), reference: None }));
-        }
-        *pointer = Box::into_raw(Box::new(copy)).cast();
-    });
-    1
-}
-
-/// CRYPTO_EX_free: the RSA goes, and with it its hold on the key.
-unsafe extern "C" fn free<T: Engine>(
-    _: *mut c_void,
-    pointer: *mut c_void,
-    _: *mut CRYPTO_EX_DATA,
-    _: c_int,
-    _: c_long,
-    _: *mut c_void,
-) {
-    if !pointer.is_null() {
-        // SAFETY: what `init` or `duplicate` put there, given back once.
-        boundary::quietly(|| drop(unsafe { Box::from_raw(pointer.cast::<Place<T::Key>>()) }));
-    }
 }
 
 /// The engine that a callback is for.
