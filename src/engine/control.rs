@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::Engine;
 use crate::config::{Config, DIRECTIVES, Log, LoginBehaviour, PIN_VARIABLES, PinSpec, ReferenceFiles, flag};
 use crate::environment::Environment;
-use crate::error::{Result, bail};
+use crate::error::{Error, Result, bail};
 use crate::key::Keys;
 use crate::logging;
 use crate::openssl::engine::{Control, Kind, Value};
@@ -89,6 +89,9 @@ pub(super) fn all() -> &'static [Control] {
 pub(super) struct Settings {
     config: Config,
     level: Option<LevelFilter>,
+    /// Controls that were given a bad value and no good one since. OpenSSL ignores what it is told of them when it reads openssl.cnf, and
+    /// leaves the engine where it is: so no key is reached until that is put right.
+    wrong: Vec<(usize, Error)>,
     /// Made of them when they are first needed.
     keys: Option<Arc<Keys>>,
 }
@@ -98,19 +101,28 @@ pub(super) struct Settings {
 /// # Errors
 /// `BadDirective`.
 pub(super) fn set(engine: &Engine, position: usize, value: Value) -> Result<()> {
+    let result = apply(engine, position, value);
+    let mut settings = engine.settings();
+    match &result {
+        Ok(()) => settings.wrong.retain(|(wrong, _)| *wrong != position),
+        Err(error) => settings.wrong.push((position, error.clone())),
+    }
+    settings.keys = None;
+    result
+}
+
+fn apply(engine: &Engine, position: usize, value: Value) -> Result<()> {
     let mut settings = engine.settings();
     let Some((name, _, _, effect)) = OURS.get(position) else {
         let Some(directive) = position.checked_sub(OURS.len()).and_then(|at| DIRECTIVES.get(at)) else {
             bail!(InvalidArgument, "there is no such control");
         };
         let text = text(directive.name, &value)?;
-        settings.config.set(directive, Zeroizing::new(text.to_vec()))?;
-        settings.keys = None;
-        return Ok(());
+        return settings.config.set(directive, Zeroizing::new(text.to_vec()));
     };
     let config = &mut settings.config;
     match effect {
-        Effect::None => return Ok(()),
+        Effect::None => {}
         Effect::ModulePath => set_as(config, "pkcs11-module-path", text(name, &value)?)?,
         Effect::InitArgs => set_as(config, "pkcs11-module-init-args", text(name, &value)?)?,
         // As it stands: `file:` and the like are for the directive.
@@ -124,7 +136,6 @@ pub(super) fn set(engine: &Engine, position: usize, value: Value) -> Result<()> 
             None => bail!(BadDirective, "{name} must be yes or no"),
         },
     }
-    settings.keys = None;
     Ok(())
 }
 
@@ -163,8 +174,11 @@ impl Settings {
 
     /// The keys that are reached so.
     pub(super) fn keys(&mut self, environment: &Arc<Environment>) -> Arc<Keys> {
-        let Self { config, level, keys } = self;
+        let Self { config, level, wrong, keys } = self;
         Arc::clone(keys.get_or_insert_with(|| {
+            if let Some((_, error)) = wrong.first() {
+                return Arc::new(Keys::new(Err(error.clone()), Arc::clone(environment)));
+            }
             let config = with_environment(config.clone(), environment);
             logging::start(&config.log);
             if let Some(level) = level {

@@ -19,7 +19,7 @@ mod recorder;
 mod token;
 mod valgrind;
 
-pub use compile::c_program;
+pub use compile::{c_program, compile};
 pub use hsm::{Hsm, Key};
 pub use openssl::OpenSsl;
 pub use program::Program;

@@ -50,6 +50,17 @@ impl OpenSsl {
         self.prefix.as_deref()
     }
 
+    /// What a C compiler needs for it.
+    pub fn compiler_flags(&self) -> Vec<String> {
+        let Some(prefix) = &self.prefix else {
+            let flags = Program::new("pkg-config", ["--cflags", "--libs", "libcrypto"]).succeeds();
+            return flags.text().split_whitespace().map(str::to_owned).collect();
+        };
+        let (include, lib) = (prefix.join("include"), prefix.join("lib"));
+        let (include, lib) = (include.display(), lib.display());
+        vec![format!("-I{include}"), format!("-L{lib}"), format!("-Wl,-rpath,{lib}"), "-lcrypto".into()]
+    }
+
     /// The path of the command.
     pub fn command(&self) -> PathBuf {
         self.prefix.as_ref().map_or_else(|| "openssl".into(), |prefix| prefix.join("bin/openssl"))

@@ -1,0 +1,89 @@
+//! Applications that use the engine themselves: awkward orders, threads, forks, and what they leave behind.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::signing::{configure, setting};
+use crate::support::{OpenSsl, compile, ours};
+
+/// engine_keys.c for a version of OpenSSL.
+pub fn compiled(openssl: &OpenSsl) -> PathBuf {
+    compile("engine_keys", openssl)
+}
+
+#[test]
+fn keys_outlive_the_engine_in_every_order() {
+    let (hsm, key) = setting();
+    for openssl in OpenSsl::with_engines() {
+        let orders = ["orders", "label_engine-key", &key.public_file];
+        hsm.program(compiled(&openssl), orders).succeeds();
+    }
+}
+
+#[test]
+fn processes_end_well_in_every_order() {
+    let (hsm, key) = setting();
+    for openssl in OpenSsl::with_engines() {
+        for order in ["returned", "finished", "freed", "cleanup"] {
+            let leave = ["leave", order, "label_engine-key", &key.public_file];
+            assert_eq!(hsm.program(compiled(&openssl), leave).succeeds().stderr, "");
+        }
+    }
+}
+
+#[test]
+fn eight_threads_and_children_sign() {
+    let (hsm, key) = setting();
+    for openssl in OpenSsl::with_engines() {
+        for (way, count) in [("threads", "25"), ("forks", "5")] {
+            let sign = [way, count, "label_engine-key", &key.public_file];
+            hsm.program(compiled(&openssl), sign).succeeds();
+        }
+    }
+    configure(&hsm, &[("hsmkey-reference-files", "engine"), ("default_algorithms", "RSA"), ("init", "0")]);
+    for openssl in OpenSsl::with_engines() {
+        hsm.recorder.reset();
+        let sign = ["file-threads", "25", &key.file, &key.public_file];
+        hsm.program(compiled(&openssl), sign).succeeds();
+        assert_eq!(hsm.recorder.counts().get("calls.C_Sign"), 200);
+    }
+}
+
+#[test]
+fn valgrind_finds_nothing_of_ours() {
+    let (hsm, key) = setting();
+    let valgrind =
+        ["--quiet", "--leak-check=full", "--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"];
+    configure(&hsm, &[("hsmkey-reference-files", "engine"), ("default_algorithms", "RSA"), ("init", "1")]);
+    for openssl in OpenSsl::with_engines() {
+        for arguments in [
+            &["orders", "label_engine-key", &key.public_file][..],
+            &["leave", "cleanup", "label_engine-key", &key.public_file],
+            &["file-threads", "2", &key.file, &key.public_file],
+        ] {
+            let program = hsm.program(compiled(&openssl), arguments).under("valgrind", valgrind);
+            let outcome = program.limit(Duration::from_secs(240)).succeeds();
+            assert_eq!(ours(&outcome.stderr), Vec::<String>::new(), "{}: {outcome}", openssl.version);
+        }
+    }
+}
+
+#[test]
+fn software_keys_load_as_fast_as_without_the_engine() {
+    let (hsm, key) = setting();
+    configure(&hsm, &[("hsmkey-reference-files", "engine"), ("default_algorithms", "RSA"), ("init", "0")]);
+    let nothing = hsm.token.write("nothing.cnf", "");
+    for openssl in OpenSsl::with_engines() {
+        let best = |configuration: &str| {
+            let time = |_| {
+                let speed = hsm.program(compiled(&openssl), ["speed", "300", &key.software_file]);
+                let speed = speed.env("OPENSSL_CONF", configuration).succeeds();
+                speed.text().trim().parse::<u64>().unwrap()
+            };
+            (0..5).map(time).min().unwrap()
+        };
+        let (with, without) = (best(&hsm.openssl_cnf()), best(&nothing));
+        eprintln!("{}: 300 loads take {without} us without the engine, {with} us with it", openssl.version);
+        assert!(with < 2 * without + 10_000, "{}: {with} us instead of {without}", openssl.version);
+    }
+}
