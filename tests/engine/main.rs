@@ -9,3 +9,4 @@ mod key_ids;
 mod programs;
 mod reference_files;
 mod signing;
+mod tls;

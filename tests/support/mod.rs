@@ -22,7 +22,7 @@ mod valgrind;
 pub use compile::{c_program, compile};
 pub use hsm::{Hsm, Key};
 pub use openssl::OpenSsl;
-pub use program::Program;
+pub use program::{Program, Running};
 pub use recorder::Recorder;
 pub use token::{Token, softhsm};
 pub use valgrind::ours;

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// A program that is about to be run. Nothing of the test's own environment reaches it but PATH.
@@ -15,6 +15,17 @@ pub struct Program {
     directory: Option<PathBuf>,
     stdin: Vec<u8>,
     limit: Duration,
+}
+
+/// A program that runs until this is dropped.
+pub struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// What came of a program.
@@ -140,6 +151,17 @@ impl Program {
             stderr: String::from_utf8_lossy(&stderr.join().expect("reading does not panic")).into_owned(),
             time: started.elapsed(),
         }
+    }
+
+    /// Starts it and lets it run; it ends when what this gives is dropped.
+    pub fn start(self) -> Running {
+        let mut process = Command::new(&self.name);
+        process.args(&self.arguments).env_clear().envs(self.environment).process_group(0);
+        if let Some(directory) = &self.directory {
+            process.current_dir(directory);
+        }
+        let process = process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Running(process.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.name.display())))
     }
 
     /// Runs it; it has to exit with status 0.

@@ -1,0 +1,92 @@
+//! TLS with the key in the HSM on either side.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use crate::signing::{configure, in_software, setting};
+use crate::support::{Hsm, Key, OpenSsl, Program};
+
+const ENGINE: [&str; 4] = ["-engine", "hsmkey", "-keyform", "engine"];
+
+fn certificate(hsm: &Hsm, key: &Key) {
+    in_software(hsm, &["req", "-x509", "-new", "-key", &key.software_file, "-subj", "/CN=x", "-out", "own"]);
+}
+
+/// A port of 127.0.0.1 that was free a moment ago.
+fn address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+/// Connects once the server is there.
+fn connects(client: impl Fn() -> Program) {
+    for _ in 0..100 {
+        let outcome = client().run();
+        if outcome.status.success() {
+            return;
+        }
+        assert!(outcome.stderr.contains("refused"), "{outcome}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("the server does not come up");
+}
+
+#[test]
+fn a_server_signs_every_kind_of_handshake() {
+    let (hsm, key) = setting();
+    certificate(&hsm, &key);
+    let engine = [&["-key", "label_engine-key"], &ENGINE[..]].concat();
+    let file = ["-key", &key.file];
+    for by_file in [false, true] {
+        if by_file {
+            let lines = [("hsmkey-reference-files", "engine"), ("default_algorithms", "RSA"), ("init", "0")];
+            configure(&hsm, &lines);
+        }
+        for openssl in OpenSsl::with_engines() {
+            let address = address();
+            let serve = ["s_server", "-accept", &address, "-cert", "own", "-www"];
+            let key = if by_file { &file[..] } else { &engine };
+            let _server = openssl.with(&hsm, [&serve[..], key].concat()).start();
+            hsm.recorder.reset();
+            for version in ["-tls1_2", "-tls1_3"] {
+                // RSA with PKCS#1 v1.5, where the version has it, and with PSS.
+                for algorithms in ["RSA+SHA256:RSA+SHA1", "RSA-PSS+SHA256"] {
+                    if version == "-tls1_3" && algorithms.starts_with("RSA+") {
+                        continue;
+                    }
+                    let connect =
+                        ["s_client", "-connect", &address, "-CAfile", "own", "-verify_return_error"];
+                    let connect = [&connect[..], &[version, "-sigalgs", algorithms]].concat();
+                    connects(|| Program::stock_openssl(&connect).current_dir(hsm.token.directory()));
+                }
+            }
+            // RSA key exchange: the client's secret is decrypted. libssl of 3.x does that with no key that an engine has loaded.
+            let decrypts = by_file || !openssl.has_providers();
+            if decrypts {
+                let connect = ["s_client", "-connect", &address, "-CAfile", "own", "-verify_return_error"];
+                let connect = [&connect[..], &["-tls1_2", "-cipher", "AES128-GCM-SHA256"]].concat();
+                connects(|| Program::stock_openssl(&connect).current_dir(hsm.token.directory()));
+            }
+            let counts = hsm.recorder.counts();
+            let made = (counts.get("calls.C_Sign"), counts.get("calls.C_Decrypt"));
+            assert_eq!(made, (3, u64::from(decrypts)), "{}", openssl.version);
+        }
+    }
+}
+
+#[test]
+fn a_client_shows_its_certificate() {
+    let (hsm, key) = setting();
+    certificate(&hsm, &key);
+    for openssl in OpenSsl::with_engines() {
+        let address = address();
+        let serve = ["s_server", "-accept", &address, "-cert", "own", "-key", &key.software_file, "-www"];
+        let serve = [&serve[..], &["-Verify", "1", "-CAfile", "own", "-verify_return_error"]].concat();
+        let _server = Program::stock_openssl(&serve).current_dir(hsm.token.directory()).start();
+        hsm.recorder.reset();
+        let connect = ["s_client", "-connect", &address, "-CAfile", "own", "-tls1_2", "-cert", "own"];
+        let connect = [&connect[..], &["-key", "label_engine-key"], &ENGINE].concat();
+        connects(|| openssl.with(&hsm, &connect));
+        assert_eq!(hsm.recorder.counts().get("calls.C_Sign"), 1);
+    }
+}
