@@ -15,7 +15,15 @@ use crate::support::{Hsm, Key, OpenSsl, Program};
 
 /// An HSM with a key in it, configured as libp11's users have it.
 pub fn setting() -> (Hsm, Key) {
-    let hsm = Hsm::new();
+    set_up(Hsm::new())
+}
+
+/// The same on SoftHSM2 and on a CloudHSM.
+pub fn both() -> [(Hsm, Key); 2] {
+    [Hsm::new(), Hsm::cloudhsm()].map(set_up)
+}
+
+fn set_up(hsm: Hsm) -> (Hsm, Key) {
     let key = hsm.import_rsa(2048, "engine-key");
     hsm.token.write("document", "some octets");
     configure(&hsm, &[("init", "0")]);
@@ -38,57 +46,63 @@ const ENGINE: [&str; 4] = ["-engine", "hsmkey", "-keyform", "engine"];
 
 #[test]
 fn every_digest_gives_the_software_keys_signature() {
-    let (hsm, key) = setting();
-    for digest in ["-md5", "-sha1", "-sha224", "-sha256", "-sha384", "-sha512", "-sha3-256", "-md5-sha1"] {
-        let software = in_software(&hsm, &["dgst", digest, "-sign", &key.software_file, "document"]);
-        assert_eq!(software.len(), 256);
-        for openssl in OpenSsl::with_engines() {
-            let sign = ["-sign", "engine-key", "-out", "signature", "document"];
-            openssl.with(&hsm, [&["dgst", digest], &ENGINE[..], &sign].concat()).succeeds();
-            let signature = fs::read(hsm.token.path("signature")).unwrap();
-            assert!(signature == software, "{} {digest}", openssl.version);
+    for (hsm, key) in both() {
+        for digest in ["-md5", "-sha1", "-sha224", "-sha256", "-sha384", "-sha512", "-sha3-256", "-md5-sha1"]
+        {
+            let software = in_software(&hsm, &["dgst", digest, "-sign", &key.software_file, "document"]);
+            assert_eq!(software.len(), 256);
+            for openssl in OpenSsl::with_engines() {
+                let sign = ["-sign", "engine-key", "-out", "signature", "document"];
+                openssl.with(&hsm, [&["dgst", digest], &ENGINE[..], &sign].concat()).succeeds();
+                let signature = fs::read(hsm.token.path("signature")).unwrap();
+                assert!(signature == software, "{} {digest}", openssl.version);
+            }
         }
     }
 }
 
 #[test]
 fn pss_signatures_verify_for_every_salt_length_and_mask() {
-    let (hsm, key) = setting();
-    for (digest, salt, mask) in [
-        ("-sha256", "-1", "sha256"),
-        ("-sha256", "-2", "sha256"),
-        ("-sha256", "0", "sha256"),
-        ("-sha1", "-1", "sha1"),
-        ("-sha512", "-1", "sha512"),
-        ("-sha256", "20", "sha1"),
-    ] {
-        let (salt, mask) = (format!("rsa_pss_saltlen:{salt}"), format!("rsa_mgf1_md:{mask}"));
-        let options = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", &salt, "-sigopt", &mask];
-        for openssl in OpenSsl::with_engines() {
-            let sign = ["dgst", digest, "-sign", "engine-key", "-out", "signature"];
-            openssl.with(&hsm, sign.iter().chain(&ENGINE).chain(&options).chain(&["document"])).succeeds();
-            let verify = ["dgst", digest, "-verify", &key.public_file, "-signature", "signature"];
-            let verify = Program::stock_openssl(verify.iter().chain(&options).chain(&["document"]));
-            verify.current_dir(hsm.token.directory()).succeeds();
+    for (hsm, key) in both() {
+        for (digest, salt, mask) in [
+            ("-sha256", "-1", "sha256"),
+            ("-sha256", "-2", "sha256"),
+            ("-sha256", "0", "sha256"),
+            ("-sha1", "-1", "sha1"),
+            ("-sha512", "-1", "sha512"),
+            ("-sha256", "20", "sha1"),
+        ] {
+            let (salt, mask) = (format!("rsa_pss_saltlen:{salt}"), format!("rsa_mgf1_md:{mask}"));
+            let options = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", &salt, "-sigopt", &mask];
+            for openssl in OpenSsl::with_engines() {
+                let sign = ["dgst", digest, "-sign", "engine-key", "-out", "signature"];
+                openssl
+                    .with(&hsm, sign.iter().chain(&ENGINE).chain(&options).chain(&["document"]))
+                    .succeeds();
+                let verify = ["dgst", digest, "-verify", &key.public_file, "-signature", "signature"];
+                let verify = Program::stock_openssl(verify.iter().chain(&options).chain(&["document"]));
+                verify.current_dir(hsm.token.directory()).succeeds();
+            }
         }
     }
 }
 
 #[test]
 fn what_is_encrypted_for_the_key_is_decrypted() {
-    let (hsm, key) = setting();
-    hsm.token.write("secret", "a secret");
-    for padding in ["pkcs1", "oaep"] {
-        let padding = format!("rsa_padding_mode:{padding}");
-        let encrypt = ["pkeyutl", "-encrypt", "-pubin", "-inkey", &key.public_file, "-in", "secret"];
-        let encrypt = [&encrypt[..], &["-out", "encrypted", "-pkeyopt", &padding]].concat();
-        in_software(&hsm, &encrypt);
-        for openssl in OpenSsl::with_engines() {
-            let decrypt =
-                ["pkeyutl", "-decrypt", "-inkey", "engine-key", "-in", "encrypted", "-out", "decrypted"];
-            openssl.with(&hsm, decrypt.iter().chain(&ENGINE).chain(&["-pkeyopt", &padding])).succeeds();
-            let decrypted = fs::read(hsm.token.path("decrypted")).unwrap();
-            assert_eq!(decrypted, b"a secret", "{}", openssl.version);
+    for (hsm, key) in both() {
+        hsm.token.write("secret", "a secret");
+        for padding in ["pkcs1", "oaep"] {
+            let padding = format!("rsa_padding_mode:{padding}");
+            let encrypt = ["pkeyutl", "-encrypt", "-pubin", "-inkey", &key.public_file, "-in", "secret"];
+            let encrypt = [&encrypt[..], &["-out", "encrypted", "-pkeyopt", &padding]].concat();
+            in_software(&hsm, &encrypt);
+            for openssl in OpenSsl::with_engines() {
+                let decrypt =
+                    ["pkeyutl", "-decrypt", "-inkey", "engine-key", "-in", "encrypted", "-out", "decrypted"];
+                openssl.with(&hsm, decrypt.iter().chain(&ENGINE).chain(&["-pkeyopt", &padding])).succeeds();
+                let decrypted = fs::read(hsm.token.path("decrypted")).unwrap();
+                assert_eq!(decrypted, b"a secret", "{}", openssl.version);
+            }
         }
     }
 }
@@ -216,14 +230,19 @@ fn ec_keys_sign_and_derive() {
 
 #[test]
 fn one_signature_costs_no_more_requests_than_the_providers() {
-    let (hsm, key) = setting();
-    for openssl in OpenSsl::with_engines() {
-        for name in ["label_engine-key", &key.uri, &key.file] {
-            hsm.recorder.reset();
-            let sign = ["-sign", name, "-out", "signature", "document"];
-            openssl.with(&hsm, [&["dgst", "-sha256"], &ENGINE[..], &sign].concat()).succeeds();
-            let counts = hsm.recorder.counts();
-            assert!(counts.requests() <= 8 && counts.calls() <= 13, "{name}: {:?}", counts.list("calls."));
+    for (hsm, key) in both() {
+        for openssl in OpenSsl::with_engines() {
+            for name in ["label_engine-key", &key.uri, &key.file] {
+                hsm.recorder.reset();
+                let sign = ["-sign", name, "-out", "signature", "document"];
+                openssl.with(&hsm, [&["dgst", "-sha256"], &ENGINE[..], &sign].concat()).succeeds();
+                let counts = hsm.recorder.counts();
+                assert!(
+                    counts.requests() <= 8 && counts.calls() <= 13,
+                    "{name}: {:?}",
+                    counts.list("calls.")
+                );
+            }
         }
     }
 }
