@@ -36,3 +36,5 @@ pub mod public;
 pub mod secret;
 pub mod spki;
 pub mod uri;
+
+pub use engine::CONTROLS;

@@ -70,6 +70,17 @@ const OURS: [(&str, &str, Kind, Effect); 14] = [
     ),
 ];
 
+/// The names of the controls that are no directives.
+pub const CONTROLS: [&str; OURS.len()] = {
+    let mut names = [""; OURS.len()];
+    let mut at = 0;
+    while at < names.len() {
+        names[at] = OURS[at].0;
+        at += 1;
+    }
+    names
+};
+
 /// Every control.
 pub(super) fn all() -> &'static [Control] {
     static ALL: LazyLock<Vec<Control>> = LazyLock::new(|| {

@@ -23,6 +23,8 @@ use crate::spki::public_to_spki;
 
 use control::Settings;
 
+pub use control::CONTROLS;
+
 /// One engine. Nothing of it is shared with another one: there may be two libcryptos in the process.
 pub struct Engine {
     environment: Arc<Environment>,

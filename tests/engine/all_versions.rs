@@ -60,3 +60,19 @@ fn every_version_reads_the_file_to_its_end() {
     }
     assert_eq!(hsm.recorder.processes(), 0);
 }
+
+#[test]
+fn a_directive_gives_the_files_to_the_engine() {
+    let (hsm, key) = setting();
+    hsm.configure_all_versions(&[("hsmkey-reference-files", "engine")]);
+    let sign = ["dgst", "-sha256", "-sign", &key.file, "document"];
+    let software = in_software(&hsm, &["dgst", "-sha256", "-sign", &key.software_file, "document"]);
+    for openssl in OpenSsl::with_engines() {
+        assert!(openssl.with(&hsm, sign).succeeds().stdout == software, "{}", openssl.version);
+    }
+    // Where there is no engine nobody takes them. The provider's other names for the key stay.
+    let newest = OpenSsl::version("4.0");
+    newest.with(&hsm, sign).fails();
+    let by_uri = newest.with(&hsm, ["dgst", "-sha256", "-sign", &key.uri, "document"]).succeeds();
+    assert!(by_uri.stdout == software);
+}

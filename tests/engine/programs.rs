@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::signing::{configure, setting};
-use crate::support::{OpenSsl, compile, ours};
+use crate::support::{Hsm, OpenSsl, compile, ours};
 
 /// engine_keys.c for a version of OpenSSL.
 pub fn compiled(openssl: &OpenSsl) -> PathBuf {
@@ -90,5 +90,29 @@ fn software_keys_cost_no_more_with_the_engine() {
         let (with, without) = (cost(&hsm.openssl_cnf()), cost(&nothing));
         eprintln!("{}: {without} instructions without the engine, {with} with it", openssl.version);
         assert!(with <= without + without / 100, "{}: {with} instead of {without}", openssl.version);
+    }
+}
+
+#[test]
+fn no_signature_is_lost_with_the_hsms_sessions_logins_and_handles() {
+    let hsm = Hsm::cloudhsm();
+    let key = hsm.import_rsa(2048, "engine-key");
+    for by_file in [false, true] {
+        let lines = [("hsmkey-reference-files", "engine"), ("default_algorithms", "RSA"), ("init", "0")];
+        configure(&hsm, if by_file { &lines } else { &lines[2..] });
+        for openssl in OpenSsl::with_engines() {
+            hsm.recorder.control(
+                "device-error on=C_Sign every=17\nsession-lost on=C_SignInit every=19\nlogin-lost on=C_SignInit every=41\n\
+                 handles-changed on=C_SignInit every=43\n",
+            );
+            let (way, name) =
+                if by_file { ("file-threads", &key.file[..]) } else { ("threads", "label_engine-key") };
+            let sign = hsm.program(compiled(&openssl), [way, "25", name, &key.public_file]);
+            sign.limit(Duration::from_secs(120)).succeeds();
+            let counts = hsm.recorder.counts();
+            assert!(counts.get("calls.C_Sign") > 200, "nothing went wrong: {:?}", counts.list("calls."));
+            hsm.recorder.clear_faults();
+            hsm.recorder.reset();
+        }
     }
 }

@@ -97,7 +97,6 @@ fn three_x_leaves_files_to_the_provider_unless_told() {
 fn software_keys_are_openssls_own() {
     let (hsm, key) = setting(&TAKES_FILES);
     let other = hsm.import_rsa(2048, "other");
-    // A key with its exponents and no primes is a whole key too.
     for openssl in OpenSsl::with_engines() {
         for software in [&key.software_file, &other.software_file] {
             for digest in ["-sha1", "-sha256"] {
@@ -125,7 +124,8 @@ fn a_damaged_reference_is_an_error() {
         let file = hsm.token.write("damaged.der", &damaged);
         for openssl in OpenSsl::with_engines() {
             let sign = ["dgst", "-sha256", "-keyform", "DER", "-sign", &file, "document"];
-            openssl.with(&hsm, sign).fails();
+            let failed = openssl.with(&hsm, sign).fails();
+            assert!(failed.stderr.contains("hsmkey engine"), "{failed}");
         }
     }
     assert_eq!(hsm.recorder.counts().get("calls.C_Sign"), 0);
