@@ -50,6 +50,7 @@ fn every_control_of_the_engine_is_described() {
     let mut described: Vec<&str> =
         rows.iter().flat_map(|row| row[0].split(", ")).map(|name| name.trim_matches('`')).collect();
     let mut there = CONTROLS.to_vec();
-    (described.sort_unstable(), there.sort_unstable());
+    described.sort_unstable();
+    there.sort_unstable();
     assert_eq!(described, there);
 }

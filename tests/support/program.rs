@@ -161,7 +161,7 @@ impl Program {
             process.current_dir(directory);
         }
         let process = process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Running(process.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.name.display())))
+        Running(process.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.name)))
     }
 
     /// Runs it; it has to exit with status 0.

@@ -192,17 +192,16 @@ pub unsafe fn bind<T: Engine>(
 }
 
 impl Library {
-    /// Offers the method for every RSA, which openssl.cnf registers by `default_algorithms`, or takes it back. Where OpenSSL knows
-    /// providers a software key with a method of an engine's is no longer what it was (it cannot be duplicated), and a configuration
-    /// for all versions must not do that by the way.
+    /// Offers the method for every RSA, which openssl.cnf registers by `default_algorithms`. Where OpenSSL knows providers a software
+    /// key with a method of an engine's is no longer what it was (it cannot be duplicated), and a configuration for all versions must
+    /// not do that by the way. It is not taken back: a registered engine without a method would leave the process without RSA.
     ///
     /// # Safety
     /// `engine` is a live ENGINE of this libcrypto.
     unsafe fn offer_rsa<T: Engine>(&self, engine: *mut ENGINE, ours: &T) -> bool {
         let wanted = !self.functions.errors.are_of_openssl_3() || ours.takes_every_rsa();
-        let method = if wanted { self.rsa.any } else { ptr::null() };
-        // SAFETY: a live ENGINE; a method that is never freed, or none.
-        unsafe { (self.functions.ENGINE_set_RSA)(engine, method) == 1 }
+        // SAFETY: a live ENGINE; a method that is never freed.
+        !wanted || unsafe { (self.functions.ENGINE_set_RSA)(engine, self.rsa.any) == 1 }
     }
 }
 
