@@ -18,7 +18,7 @@ use crate::error::{Error, Reason, Result, bail};
 use crate::uri::TokenAttributes;
 
 pub use directives::{DIRECTIVES, Directive, check_name, flag};
-pub use pin::{PIN_VARIABLES, PinSpec};
+pub use pin::{CUT, PIN_VARIABLES, PinSpec};
 
 /// Where AWS installs the PKCS#11 library of CloudHSM: the module where none is configured.
 pub const CLOUDHSM_MODULE: &str = "/opt/cloudhsm/lib/libcloudhsm_pkcs11.so";
@@ -167,7 +167,8 @@ impl Config {
         match &self.module {
             Some(module) => Ok(module),
             None if Path::new(CLOUDHSM_MODULE).exists() => Ok(Path::new(CLOUDHSM_MODULE)),
-            None => Err(environment.ignored(&[MODULE_VARIABLE]).unwrap_or_else(|| {
+            // OpenSSL ignores its variable where we ignore ours, and the directive may be in the file that it names.
+            None => Err(environment.ignored(&[MODULE_VARIABLE, "OPENSSL_CONF"]).unwrap_or_else(|| {
                 Error::new(
                     Reason::NoModule,
                     format!("set pkcs11-module-path; {CLOUDHSM_MODULE} is not there either"),

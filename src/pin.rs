@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use once_cell::race::OnceBox;
 use zeroize::Zeroizing;
 
-use crate::config::{PIN_VARIABLES, PinSpec};
+use crate::config::{CUT, PIN_VARIABLES, PinSpec};
 use crate::environment::Environment;
 use crate::error::{Error, Reason, Result, bail};
 use crate::hsm::family;
@@ -23,6 +23,8 @@ use crate::uri::Uri;
 /// The PIN of one key, from one place.
 pub struct PinSource {
     place: Place,
+    /// The PIN stands in openssl.cnf itself.
+    in_openssl_cnf: bool,
     /// What was read first. A child of fork has it too, and may not be able to read it again.
     resolved: OnceBox<Result<Arc<Pin>>>,
     /// What was read after a rejection.
@@ -52,14 +54,17 @@ impl PinSource {
             Some(spec) => Place::Spec(spec, Arc::clone(environment)),
             None => match environment.first(&PIN_VARIABLES) {
                 Ok(Some((name, _))) => Place::Variable(name, Arc::clone(environment)),
-                Ok(None) => Place::None(Error::new(
-                    Reason::PinMissing,
-                    "set pkcs11-module-token-pin = file:PATH in the provider's section, or CLOUDHSM_PIN",
-                )),
+                Ok(None) => Place::None(environment.ignored(&["OPENSSL_CONF"]).unwrap_or_else(|| {
+                    let advice =
+                        "set pkcs11-module-token-pin = file:PATH in the provider's section, or CLOUDHSM_PIN";
+                    Error::new(Reason::PinMissing, advice)
+                })),
                 Err(error) => Place::None(error),
             },
         };
-        Ok(Self::at(place))
+        let of_uri = uri.pin_value.is_some() || uri.pin_source.is_some();
+        let in_openssl_cnf = !of_uri && matches!(directive, Some(PinSpec::Value(_)));
+        Ok(Self { in_openssl_cnf, ..Self::at(place) })
     }
 
     /// A PIN that somebody has entered.
@@ -68,7 +73,7 @@ impl PinSource {
     }
 
     fn at(place: Place) -> Self {
-        Self { place, resolved: OnceBox::new(), refreshed: PerProcess::new() }
+        Self { place, in_openssl_cnf: false, resolved: OnceBox::new(), refreshed: PerProcess::new() }
     }
 
     /// Whether some place has or names a PIN; if not, somebody may be asked.
@@ -119,6 +124,10 @@ impl Authenticator for PinSource {
         let mut refreshed = self.refreshed.get().lock().unwrap_or_else(PoisonError::into_inner);
         *refreshed = Some(Arc::clone(&fresh));
         Ok(Some(fresh))
+    }
+
+    fn advice(&self) -> &'static str {
+        if self.in_openssl_cnf { CUT } else { "" }
     }
 
     fn source_stamp(&self) -> Option<SourceStamp> {

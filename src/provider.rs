@@ -27,6 +27,7 @@ pub struct Provider {
     core: Core,
     keys: Keys,
     digests: Digests,
+    opened: decoder::Opened,
     name: String,
     /// Of the libcrypto that loaded us, major and minor.
     version: (u32, u32),
@@ -116,7 +117,8 @@ impl operation::provider::Provider for Provider {
         }
         let name = core.parameter(c"provider-name").unwrap_or("hsmkey").to_owned();
         let version = core.version();
-        Self { core, keys: Keys::new(config, environment), digests: Digests::default(), name, version }
+        let keys = Keys::new(config, environment);
+        Self { core, keys, digests: Digests::default(), opened: decoder::Opened::default(), name, version }
     }
 }
 

@@ -37,7 +37,9 @@ use module::Module;
 use private_key::Binding;
 use slot::Slot;
 
+pub use load_error::{check_whole, explain};
 pub use private_key::PrivateKey;
+pub use rv::CONNECT_ADVICE;
 
 /// How to reach an HSM.
 #[derive(Clone, Debug)]
@@ -130,6 +132,11 @@ pub trait Authenticator: Send + Sync {
     /// # Errors
     /// As for [`Authenticator::pin`].
     fn refresh(&self) -> Result<Option<Arc<Pin>>>;
+
+    /// What may be wrong with a PIN from this source that is rejected; empty where there is nothing special about it.
+    fn advice(&self) -> &'static str {
+        ""
+    }
 
     /// What the source looks like now, for other processes; `None` for a source that they cannot see.
     fn source_stamp(&self) -> Option<SourceStamp>;

@@ -87,6 +87,7 @@ impl Module {
         let Ok(name) = CString::new(path.as_os_str().as_bytes()) else {
             bail!(ModuleLoad, "the path has a NUL");
         };
+        super::load_error::check_whole(path)?;
         // RTLD_LOCAL: the module's symbols are nobody else's. RTLD_NODELETE: threads of it may outlive every user.
         // SAFETY: a NUL-terminated name. What the file's constructors do is the administrator's choice.
         let handle =

@@ -43,6 +43,10 @@ pub(super) struct Failed {
     pub(super) rv: CK_RV,
 }
 
+/// What to do where C_Initialize fails.
+pub const CONNECT_ADVICE: &str = "a CloudHSM client must be configured (SDK 5: configure-pkcs11, its log is in /opt/cloudhsm/run) or its \
+                                  daemon started (SDK 3, which prints Cfm3Initialize() returned 0x40000040: start cloudhsm-client)";
+
 impl Failed {
     /// The call, for an error.
     pub(super) fn call(self) -> Call {
@@ -54,9 +58,7 @@ impl Failed {
     /// The error of a call that is not worth repeating.
     pub(super) fn error(self) -> Error {
         if self.function == "C_Initialize" {
-            const ADVICE: &str = "a CloudHSM client must be configured (SDK 5: configure-pkcs11, its log is in /opt/cloudhsm/run) or its \
-                                  daemon started (SDK 3, which prints Cfm3Initialize() returned 0x40000040: start cloudhsm-client)";
-            return Error::new(Reason::ModuleInitialise, ADVICE).with_call(self.call());
+            return Error::new(Reason::ModuleInitialise, CONNECT_ADVICE).with_call(self.call());
         }
         let (reason, advice) = match self.rv {
             CKR_PIN_INCORRECT | CKR_PIN_INVALID | CKR_PIN_LEN_RANGE | CKR_PIN_EXPIRED => {

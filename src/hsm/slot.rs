@@ -130,7 +130,9 @@ impl Slot {
                         // Another user of the module in this process, or a process that this is a child of.
                         Err(Failed { rv: CKR_USER_ALREADY_LOGGED_IN, .. }) => return Ok(pin),
                         Err(failed) => {
-                            let Some(error) = self.rejection(failed, &pin) else { return Err(failed.into()) };
+                            let Some(error) = self.rejection(failed, &pin, authenticator.advice()) else {
+                                return Err(failed.into());
+                            };
                             attempt.rejected();
                             self.module.rejected.add(self.id, &pin, &error);
                             if let Some(notice) = notice {
@@ -160,7 +162,7 @@ impl Slot {
     }
 
     /// The error of a login that failed because of the PIN; `None` where it failed for another reason.
-    fn rejection(&self, failed: Failed, pin: &Pin) -> Option<Error> {
+    fn rejection(&self, failed: Failed, pin: &Pin, advice: &str) -> Option<Error> {
         let nameless = user(pin.as_bytes()).is_none();
         match failed.rv {
             CKR_PIN_LOCKED => Some(failed.error()),
@@ -172,7 +174,8 @@ impl Slot {
                 Some(Error::new(Reason::PinFormat, detail).with_call(failed.call()))
             }
             CKR_PIN_INCORRECT | CKR_PIN_INVALID | CKR_PIN_LEN_RANGE | CKR_PIN_EXPIRED => {
-                let detail = "it is not tried again before it is changed";
+                let separator = if advice.is_empty() { "" } else { "; " };
+                let detail = format!("it is not tried again before it is changed{separator}{advice}");
                 Some(Error::new(Reason::PinRejected, detail).with_call(failed.call()))
             }
             _ => None,

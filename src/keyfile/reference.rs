@@ -167,6 +167,15 @@ pub(super) fn may_be_reference(label: Label, first: &[u8]) -> bool {
     content.and_then(Head::of).is_some_and(|head| head.length <= 3 * head.modulus + 64)
 }
 
+/// Whether a key that was cut here is a reference: nothing else is as short as its length says, and as much of the marker as is there
+/// is the marker.
+pub(super) fn begins_reference(label: Label, start: &[u8]) -> bool {
+    let content = if label == Label::PrivateKey { Head::inside(start) } else { Some(start) };
+    let marker = |exponent: &[u8]| exponent.starts_with(FAMILY) || FAMILY.starts_with(exponent);
+    may_be_reference(label, start)
+        && content.and_then(Head::of).is_some_and(|head| head.exponent.is_none_or(marker))
+}
+
 /// What the beginning of an RSAPrivateKey says, however much of it is there.
 struct Head<'a> {
     /// Length of the SEQUENCE's content.

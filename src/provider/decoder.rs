@@ -6,7 +6,7 @@
 //! the step that says what type of key it is, then to the one that makes the key.
 
 use std::ffi::{CStr, CString};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use zeroize::Zeroizing;
 
@@ -20,6 +20,7 @@ use crate::openssl::algorithm;
 use crate::openssl::core::{Bio, Prompt};
 use crate::openssl::operation::decoder::Decoder;
 use crate::openssl::operation::{Data, ObjectType, Objects, Selection};
+use crate::uri::Uri;
 
 /// The most octets of a key file in DER.
 const LIMIT: usize = 1 << 16;
@@ -34,6 +35,23 @@ impl Provider {
     fn leaves(&self, label: Label) -> bool {
         let wanted = self.keys.config().map(|config| config.reference_files);
         label != Label::Pointer && wanted == Ok(ReferenceFiles::Engine)
+    }
+}
+
+/// A key that the first step has found already, by its record. OpenSSL drops what the last step says is wrong, so the HSM is asked in the
+/// first where it has to be asked.
+#[derive(Default)]
+pub(super) struct Opened(Mutex<Option<(Zeroizing<Vec<u8>>, crate::key::Key)>>);
+
+impl Opened {
+    fn put(&self, record: &Zeroizing<Vec<u8>>, key: crate::key::Key) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((record.clone(), key));
+    }
+
+    /// The key, once; `None` where another thread's came in between.
+    fn take(&self, record: &[u8]) -> Option<crate::key::Key> {
+        let mut opened = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.take_if(|(of, _)| of.as_slice() == record).map(|(_, key)| key)
     }
 }
 
@@ -59,16 +77,24 @@ impl Decoder for Pem {
         input: &mut Bio,
         selection: Selection,
         objects: &mut Objects,
-        _prompt: &mut Prompt,
+        prompt: &mut Prompt,
     ) -> Result<bool> {
         if !selection.admits_private() {
             return Ok(true);
         }
-        match read_record(provider, input)? {
-            Some(record) => give_record(provider, objects, None, &record),
-            None => Ok(true),
+        let Some(record) = read_record(provider, input)? else { return Ok(true) };
+        if let Some(uri) = keyfile::decode_record(&record)?.filter(|uri| uri.public.is_none()) {
+            provider.opened.put(&record, open(provider, &uri, prompt)?);
         }
+        give_record(provider, objects, None, &record)
     }
+}
+
+/// The key of a record.
+fn open(provider: &Provider, uri: &Uri, prompt: &mut Prompt) -> Result<crate::key::Key> {
+    let key = provider.shielded(|| provider.keys.open(uri, &mut ask(prompt)))?;
+    key.rsa()?;
+    Ok(key)
 }
 
 /// The record of the next PEM block, where it is one of ours.
@@ -155,8 +181,10 @@ impl Decoder for Rsa {
     ) -> Result<bool> {
         let record = Zeroizing::new(input.read_to_end(LIMIT));
         let Some(uri) = keyfile::decode_record(&record)? else { return Ok(true) };
-        let key = provider.shielded(|| provider.keys.open(&uri, &mut ask(prompt)))?;
-        key.rsa()?;
+        let key = match provider.opened.take(&record) {
+            Some(key) => key,
+            None => open(provider, &uri, prompt)?,
+        };
         objects.key(c"RSA", Key::new(provider, key))
     }
 }

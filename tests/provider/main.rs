@@ -8,6 +8,7 @@ mod certificates;
 mod keygen_and_keyfile;
 mod memory;
 mod ordinary_key_files;
+mod pin;
 mod readme;
 mod requests;
 mod scripts;

@@ -1,7 +1,7 @@
 //! A session on the token that was meant, logged in.
 
 use std::mem::{self, ManuallyDrop};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as CryptokiError, RvError};
@@ -10,9 +10,10 @@ use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHan
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::RawAuthPin;
-use hsmkey::config::Config;
+use hsmkey::config::{CLOUDHSM_MODULE, Config};
 use hsmkey::environment::Environment;
 use hsmkey::error::{Error, Reason, Result};
+use hsmkey::hsm::{CONNECT_ADVICE, check_whole, explain};
 use hsmkey::public::RsaPublicKey;
 use hsmkey::uri::{TokenAttributes, Uri};
 
@@ -52,20 +53,31 @@ impl Reach {
         let configured = Config::from_directives(&mut |_| None, &environment)?;
         let path = match &self.module {
             Some(path) => path,
-            None => configured.module_path(&environment)?,
+            None => configured.module_path(&environment).map_err(|error| match error.reason() {
+                Reason::NoModule => Error::new(
+                    Reason::NoModule,
+                    format!("give --module FILE; {CLOUDHSM_MODULE} is not there"),
+                ),
+                _ => error,
+            })?,
         };
-        let module = Pkcs11::new(path)
-            .map_err(|error| Error::new(Reason::ModuleLoad, format!("{}: {error}", path.display())))?;
-        let module = ManuallyDrop::new(module);
+        let module = ManuallyDrop::new(load(path)?);
         module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).map_err(|error| {
-            let advice = "is the CloudHSM client configured, and its daemon started where it has one?";
-            Error::new(Reason::ModuleInitialise, format!("{}; {advice}", described(&error)))
+            Error::new(Reason::ModuleInitialise, format!("{}: {CONNECT_ADVICE}", described(&error)))
         })?;
-        let slot = choose(&module, &uri.token)?;
+        let (slot, label) = choose(&module, &uri.token)?;
         let mut pin = pin::find(uri, self.pin_source.as_deref())?;
         let session = ManuallyDrop::new(module.open_rw_session(slot).map_err(hsm_call)?);
+        let nameless = !pin.contains(&b':');
         let pin = RawAuthPin::new(Box::new(mem::take(&mut *pin)));
-        session.login_with_raw(UserType::User, &pin).map_err(hsm_call)?;
+        session.login_with_raw(UserType::User, &pin).map_err(|error| {
+            let error = hsm_call(error);
+            if error.reason() == Reason::PinRejected && nameless && is_cloudhsm(path, &label) {
+                Error::new(Reason::PinFormat, format!("{}: CloudHSM wants user:password", error.detail()))
+            } else {
+                error
+            }
+        })?;
         Ok(Connection { session, _module: module })
     }
 }
@@ -112,12 +124,32 @@ impl Connection {
     pub fn generate_rsa(&self, public: &[Attribute], private: &[Attribute]) -> Result<()> {
         // Not repeated after an error: the key may be there.
         let generated = self.session.generate_key_pair(&Mechanism::RsaPkcsKeyPairGen, public, private);
-        generated.map(drop).map_err(hsm_call)
+        generated.map(drop).map_err(|error| match error {
+            CryptokiError::Pkcs11(RvError::AttributeValueInvalid | RvError::KeySizeRange, _) => {
+                let limits = "CloudHSM makes keys of 2048 to 4096 bits in steps of 256, with an odd exponent of 65537 or more";
+                Error::new(Reason::HsmCall, format!("{}: {limits}", described(&error)))
+            }
+            _ => hsm_call(error),
+        })
     }
 }
 
+/// Loads the module.
+fn load(path: &Path) -> Result<Pkcs11> {
+    check_whole(path)?;
+    Pkcs11::new(path).map_err(|error| match error {
+        CryptokiError::LibraryLoading(error) => explain(path, &error.to_string()),
+        error => Error::new(Reason::ModuleInvalid, format!("{}: {error}", path.display())),
+    })
+}
+
+/// Whether the PIN has to have a user in it.
+fn is_cloudhsm(module: &Path, token: &str) -> bool {
+    module.to_string_lossy().contains("cloudhsm") || matches!(token, "hsm1" | "cavium")
+}
+
 /// The slot of the token that the URI names, or of the only token there is: a PIN sent to another one may lock it.
-fn choose(module: &Pkcs11, wanted: &TokenAttributes) -> Result<Slot> {
+fn choose(module: &Pkcs11, wanted: &TokenAttributes) -> Result<(Slot, String)> {
     let library = module.get_library_info().map_err(hsm_call)?;
     let is = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
     let version = library.library_version();
@@ -126,7 +158,7 @@ fn choose(module: &Pkcs11, wanted: &TokenAttributes) -> Result<Slot> {
         && wanted.library_version.is_none_or(|(major, minor)| {
             major == version.major() && minor.is_none_or(|minor| minor == version.minor())
         });
-    let mut chosen = Vec::new();
+    let (mut chosen, mut there) = (Vec::new(), Vec::new());
     for slot in module.get_slots_with_token().map_err(hsm_call)? {
         let (slot_info, token) = match (module.get_slot_info(slot), module.get_token_info(slot)) {
             (Ok(slot_info), Ok(token)) => (slot_info, token),
@@ -144,11 +176,18 @@ fn choose(module: &Pkcs11, wanted: &TokenAttributes) -> Result<Slot> {
         if matches {
             chosen.push((slot, token.label().to_owned()));
         }
+        if token.token_initialized() {
+            there.push(token.label().to_owned());
+        }
     }
     match chosen.as_slice() {
-        [(slot, _)] => Ok(*slot),
+        [one] => Ok(one.clone()),
         [] if wanted.is_empty() => Err(Error::new(Reason::TokenNotFound, "the module shows no token")),
-        [] => Err(Error::new(Reason::TokenNotFound, "the URI names one that the module does not show")),
+        [] => {
+            let wanted = Uri { token: wanted.clone(), ..Uri::default() };
+            let detail = format!("{}; there are: {}", wanted.address(), there.join(", "));
+            Err(Error::new(Reason::TokenNotFound, detail))
+        }
         several => {
             let labels: Vec<&str> = several.iter().map(|(_, label)| label.as_str()).collect();
             Err(Error::new(

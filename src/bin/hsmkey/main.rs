@@ -12,6 +12,8 @@ mod pin;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use hsmkey::config::Log;
+use hsmkey::logging;
 
 /// Makes RSA keys in an HSM and the key files through which OpenSSL finds them.
 #[derive(Parser)]
@@ -28,6 +30,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    logging::start(&Log::Stderr);
     let done = match Arguments::parse().verb {
         Verb::Keygen(arguments) => keygen::run(arguments),
         Verb::Keyfile(arguments) => keyfile::run(arguments),

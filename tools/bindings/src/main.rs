@@ -20,8 +20,7 @@ const TYPES: &str = "OSSL_(DISPATCH|ALGORITHM|PARAM|ITEM|CORE_HANDLE|CORE_BIO|CA
 const FUNCTION_TYPES: &str = "OSSL_FUNC_.*_fn";
 
 /// Function types with a `va_list`, which is another type on every architecture; `raise.c` calls the one we need.
-const VA_LIST_TYPES: &str =
-    "OSSL_FUNC_(core_vset_error|BIO_vprintf|BIO_vsnprintf)_fn|va_list|__builtin_va_list|__va_list_tag";
+const VA_LIST_TYPES: &str = "OSSL_FUNC_(core_vset_error|BIO_vprintf|BIO_vsnprintf)_fn|va_list|__gnuc_va_list|__builtin_va_list|__va_list_tag";
 
 /// Operations that hsmkey leaves to the application's own OpenSSL: it has no cryptography of its own.
 const FOREIGN_OPERATIONS: &str = "OSSL_FUNC_(DIGEST|CIPHER|MAC|KDF|RAND|KEM|KEYEXCH|digest|cipher|mac|kdf|rand|kem|keyexch)_.*\
@@ -128,6 +127,7 @@ fn generate(version: &str, flags: &str) -> Result<String, String> {
     let builder = bindgen::Builder::default()
         .header(header.display().to_string())
         .clang_args(flags.split_whitespace())
+        .clang_args(["-idirafter".into(), compilers_headers()?])
         .disable_header_comment()
         .allowlist_type(TYPES)
         .allowlist_type(FUNCTION_TYPES)
@@ -170,6 +170,13 @@ fn format(source: &str) -> Result<String, String> {
         return Err(format!("rustfmt: {}", output.status));
     }
     String::from_utf8(output.stdout).map_err(|e| format!("rustfmt: {e}"))
+}
+
+/// Where the C compiler has its own headers, stddef.h among them: libclang's are in a package that it does not depend on.
+fn compilers_headers() -> Result<String, String> {
+    let output =
+        Command::new("cc").arg("-print-file-name=include").output().map_err(|e| format!("cc: {e}"))?;
+    String::from_utf8(output.stdout).map(|path| path.trim().to_owned()).map_err(|e| format!("cc: {e}"))
 }
 
 /// What pkg-config says about the libcrypto whose headers are installed.
