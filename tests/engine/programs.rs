@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::signing::{configure, setting};
-use crate::support::{Hsm, OpenSsl, compile, ours, softhsm};
+use crate::support::{Hsm, OpenSsl, c_program, compile, ours, softhsm};
 
 /// engine_keys.c for a version of OpenSSL.
 pub fn compiled(openssl: &OpenSsl) -> PathBuf {
@@ -119,5 +119,20 @@ fn no_signature_is_lost_with_the_hsms_sessions_logins_and_handles() {
             hsm.recorder.clear_faults();
             hsm.recorder.reset();
         }
+    }
+}
+
+#[test]
+fn two_libcryptos_in_one_process_do_not_meet() {
+    let (hsm, _) = setting();
+    let library = |version: &str, file: &str| {
+        let prefix = OpenSsl::version(version).prefix().expect("it was built here").to_owned();
+        prefix.join("lib").join(file).into_os_string().into_string().expect("a path in ASCII")
+    };
+    let (old, new) = (library("1.1.1", "libcrypto.so.1.1"), library("3.5", "libcrypto.so.3"));
+    configure(&hsm, &[("hsmkey-reference-files", "engine"), ("default_algorithms", "RSA"), ("init", "0")]);
+    for (one, other) in [(&old, &new), (&new, &old)] {
+        let program = c_program("two_libcryptos");
+        hsm.program(program, ["label_engine-key", one, other]).succeeds();
     }
 }
