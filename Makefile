@@ -36,7 +36,7 @@ test: ## every test (installs what they need)
 
 soak: ## the long versions of the reliability tests (half an hour)
 	@scripts/prerequisites test
-	@HSMKEY_SOAK=1 scripts/test --test reliability -- --test-threads 1 --nocapture
+	@HSMKEY_SOAK=1 scripts/test --test reliability --test hsm -- --test-threads 1 --nocapture
 
 fmt: ## formats the code
 	$(CARGO) fmt --all

@@ -11,6 +11,7 @@ use crate::error::{Error, Reason, Result, bail};
 use crate::hsm::{Object, PrivateKey};
 use crate::mechanism::Mechanism;
 use crate::public::{PublicKey, RsaPublicKey};
+use crate::uri::{Class, Uri};
 
 pub use keys::{Ask, Keys};
 
@@ -37,10 +38,24 @@ impl Key {
         let address = address(object);
         match (object.private_key(), &object.public) {
             (Some(private), Some(public)) => {
+                usable(public)?;
                 Ok(Self { public: public.clone(), private: Ok(private), address, pss_only: object.pss_only })
             }
-            _ => bail!(KeyUnsupported, "the HSM does not say the public half of {address}"),
+            _ => bail!(
+                KeyUnsupported,
+                "the HSM does not say the public half of {address}, and no public key there is it"
+            ),
         }
+    }
+
+    /// The same key by the name that the user gave it, which says where its PIN is too; where that name is one key's. What the token calls
+    /// itself, its serial number, need not be what the key's next home does.
+    #[must_use]
+    pub fn called(mut self, uri: &Uri) -> Self {
+        if uri.names_a_key() {
+            self.address = Uri { class: Some(Class::Private), ..uri.clone() }.address().to_string();
+        }
+        self
     }
 
     /// The public half.
@@ -55,7 +70,7 @@ impl Key {
     pub fn rsa(&self) -> Result<&RsaPublicKey> {
         match &self.public {
             PublicKey::Rsa(rsa) => Ok(rsa),
-            PublicKey::Ec(_) => bail!(KeyUnsupported, "{} is an EC key", self.address),
+            other => bail!(KeyUnsupported, "{} is an {} key", self.address, other.type_name()),
         }
     }
 
@@ -98,9 +113,16 @@ impl Key {
     }
 }
 
+/// Fails for a public half that nothing can be done with.
+fn usable(public: &PublicKey) -> Result<()> {
+    match public {
+        PublicKey::Ec(ec) => ec.curve().map(drop),
+        PublicKey::Rsa(_) | PublicKey::Ed25519(_) => Ok(()),
+    }
+}
+
 /// The URI of an object that a search found.
 pub fn address(object: &Object) -> String {
-    use crate::uri::{Class, Uri};
     let uri = Uri {
         token: object.token.clone(),
         object: Some(object.label.clone()).filter(|label| !label.is_empty()),

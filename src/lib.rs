@@ -12,14 +12,15 @@
 //! | `engine` | the same keys for what asks for an engine | `key`, `openssl`, what users write |
 //! | [`key`] | a key: its public half and where the private half is | `hsm`, `pin`, what users write |
 //! | [`pin`] | where a PIN comes from | `hsm` for its [`Authenticator`](hsm::Authenticator), what users write |
-//! | [`hsm`] | PKCS#11; knows nothing of OpenSSL | `config`, `uri`, `mechanism`, `public`, `secret` |
+//! | [`hsm`] | PKCS#11; knows nothing of OpenSSL | `config`, `uri`, `mechanism`, `public`, `curve`, `secret` |
 //! | `openssl` | OpenSSL's C interface; knows nothing of PKCS#11 | `error` |
 //! | [`config`], [`environment`], [`uri`], [`keyfile`], [`mechanism`] | what users write, checked | the rest |
-//! | [`public`], [`spki`], [`certificate`], [`asn1`], [`secret`], [`logging`], [`error`] | small things that all may use | each other |
+//! | [`public`], [`curve`], [`spki`], [`certificate`], [`asn1`], [`secret`], [`logging`], [`error`] | small things that all may use | each other |
 
 pub mod asn1;
 pub mod certificate;
 pub mod config;
+pub mod curve;
 mod engine;
 mod entry;
 pub mod environment;

@@ -5,11 +5,13 @@
 
 mod algorithm;
 mod digest;
+mod ecdsa;
 
 use crate::error::{Result, bail};
 
-pub use algorithm::{pkcs1_algorithm_id, pss_algorithm_id};
+pub use algorithm::{ED25519_ALGORITHM_ID, ecdsa_algorithm_id, pkcs1_algorithm_id, pss_algorithm_id};
 pub use digest::{Digest, HashKind, digest_info};
+pub use ecdsa::{ecdsa_input, ecdsa_signature, ecdsa_size};
 
 /// What a token is asked to do with the input. It owns all it says, so that a request can outlive its caller.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

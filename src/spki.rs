@@ -5,12 +5,14 @@ use der::{Decode, Encode, Reader, SliceReader};
 
 use crate::asn1::{BIT_STRING, NULL, SEQUENCE, element, unsigned};
 use crate::error::{Result, bail};
-use crate::public::{EcPublicKey, PublicKey, RsaPublicKey};
+use crate::public::{EcPublicKey, Ed25519PublicKey, PublicKey, RsaPublicKey};
 
 /// rsaEncryption, RFC 8017 appendix A.1.
 pub const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 /// id-ecPublicKey, RFC 5480 section 2.1.1.
 pub const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+/// id-Ed25519, RFC 8410 section 3.
+pub const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 
 /// The DER of the public key's SubjectPublicKeyInfo.
 pub fn public_to_spki(key: &PublicKey) -> Vec<u8> {
@@ -19,6 +21,7 @@ pub fn public_to_spki(key: &PublicKey) -> Vec<u8> {
             (RSA_ENCRYPTION, NULL, element(SEQUENCE, &[&unsigned(modulus), &unsigned(exponent)]))
         }
         PublicKey::Ec(EcPublicKey { params, point }) => (EC_PUBLIC_KEY, params.as_slice(), point.clone()),
+        PublicKey::Ed25519(Ed25519PublicKey(octets)) => (ED25519, &[][..], octets.to_vec()),
     };
     let algorithm = algorithm.to_der().expect("an object identifier has a DER form");
     element(SEQUENCE, &[&element(SEQUENCE, &[&algorithm, parameters]), &element(BIT_STRING, &[&[0], &bits])])
@@ -27,7 +30,8 @@ pub fn public_to_spki(key: &PublicKey) -> Vec<u8> {
 /// Reads a SubjectPublicKeyInfo, strictly DER.
 ///
 /// # Errors
-/// `KeyUnsupported` for an algorithm other than rsaEncryption and id-ecPublicKey on a named curve with an uncompressed point,
+/// `KeyUnsupported` for an algorithm other than rsaEncryption, id-ecPublicKey on a named curve with an uncompressed point, and
+/// id-Ed25519;
 /// `BadKeyFile` for anything that is not the DER of such a structure.
 pub fn spki_to_public(der: &[u8]) -> Result<PublicKey> {
     let Ok((algorithm, parameters, bits)) = split(der) else {
@@ -53,6 +57,10 @@ pub fn spki_to_public(der: &[u8]) -> Result<PublicKey> {
             let params = curve.to_der().expect("an object identifier has a DER form");
             Ok(PublicKey::Ec(EcPublicKey { params, point: bits.to_vec() }))
         }
+        ED25519 => match (parameters, bits.try_into()) {
+            (None, Ok(octets)) => Ok(PublicKey::Ed25519(Ed25519PublicKey(octets))),
+            _ => bail!(BadKeyFile, "the Ed25519 public key has parameters or not 32 octets"),
+        },
         other => bail!(KeyUnsupported, "the public key has the algorithm {other}"),
     }
 }
@@ -115,9 +123,27 @@ mod tests {
     }
 
     #[test]
+    fn ed25519_keys_have_the_form_that_openssl_writes() {
+        let key = PKey::generate_ed25519().unwrap();
+        let theirs = key.public_key_to_der().unwrap();
+        let ours = spki_to_public(&theirs).unwrap();
+        assert_eq!(
+            ours,
+            PublicKey::Ed25519(Ed25519PublicKey(key.raw_public_key().unwrap().try_into().unwrap()))
+        );
+        assert_eq!(public_to_spki(&ours), theirs);
+        let mut short = theirs.clone();
+        short.truncate(theirs.len() - 1);
+        for place in [1, 10] {
+            short[place] -= 1;
+        }
+        assert_eq!(spki_to_public(&short[..]).unwrap_err().reason(), Reason::BadKeyFile);
+    }
+
+    #[test]
     fn other_algorithms_are_unsupported_and_damage_is_named() {
-        let ed25519 = PKey::generate_ed25519().unwrap().public_key_to_der().unwrap();
-        assert_eq!(spki_to_public(&ed25519).unwrap_err().reason(), Reason::KeyUnsupported);
+        let ed448 = PKey::generate_ed448().unwrap().public_key_to_der().unwrap();
+        assert_eq!(spki_to_public(&ed448).unwrap_err().reason(), Reason::KeyUnsupported);
         let (good, key) = rsa(1024, 65537);
         for cut in 0..good.len() {
             assert!(spki_to_public(&good[..cut]).is_err(), "{cut}");

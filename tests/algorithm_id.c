@@ -1,10 +1,12 @@
-/* Asks the installed OpenSSL for the AlgorithmIdentifiers of its own RSA signatures: lines "digest", or "digest mgf1 salt" for PSS,
- * on standard input; a line of hexadecimal or "none" for each on standard output. The argument is the size of the key in bits. */
+/* Asks the installed OpenSSL for the AlgorithmIdentifiers of its own signatures: lines "digest", or "digest mgf1 salt" for PSS,
+ * on standard input; a line of hexadecimal or "none" for each on standard output. The argument is the size of an RSA key in bits, or
+ * a curve. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <openssl/core_names.h>
+#include <openssl/ec.h>
 #include <openssl/evp.h>
 #include <openssl/params.h>
 #include <openssl/provider.h>
@@ -44,7 +46,8 @@ int main(int argc, char **argv)
 
     if (argc != 2 || OSSL_PROVIDER_load(NULL, "default") == NULL || OSSL_PROVIDER_load(NULL, "legacy") == NULL)
         return 2;
-    if ((key = EVP_RSA_gen((unsigned)atoi(argv[1]))) == NULL)
+    key = atoi(argv[1]) > 0 ? EVP_RSA_gen((unsigned)atoi(argv[1])) : EVP_EC_gen(argv[1]);
+    if (key == NULL)
         return 2;
     while (fgets(line, sizeof(line), stdin) != NULL) {
         char digest[60] = "", mgf1[60] = "", salt[60] = "";

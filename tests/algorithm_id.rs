@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use hsmkey::mechanism::{
-    Digest, digest_info, pkcs1_algorithm_id, pss_algorithm_id, pss_salt_length, pss_salt_number,
+    Digest, digest_info, ecdsa_algorithm_id, pkcs1_algorithm_id, pss_algorithm_id, pss_salt_length,
+    pss_salt_number,
 };
 use openssl::hash::MessageDigest;
 use openssl::pkey::PKey;
@@ -70,7 +71,7 @@ fn every_name_of_a_digest_is_known() {
 }
 
 /// The identifiers that OpenSSL answers with, in hexadecimal, `None` where it has none.
-fn asked(bits: usize, questions: &[String]) -> Vec<Option<String>> {
+fn asked(key: &str, questions: &[String]) -> Vec<Option<String>> {
     static PROGRAM: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
     let (_, program) = PROGRAM.get_or_init(|| {
         let directory = tempfile::tempdir().unwrap();
@@ -82,7 +83,7 @@ fn asked(bits: usize, questions: &[String]) -> Vec<Option<String>> {
     });
     let mut child = Command::new(program)
         .env_remove("OPENSSL_CONF")
-        .arg(bits.to_string())
+        .arg(key)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -104,7 +105,7 @@ fn hexadecimal(der: Vec<u8>) -> String {
 fn pkcs1_algorithm_identifiers_are_those_of_openssl() {
     let names: Vec<String> = Digest::all().iter().map(|digest| digest.name().to_owned()).collect();
     let mut compared = 0;
-    for (name, theirs) in names.iter().zip(asked(2048, &names)) {
+    for (name, theirs) in names.iter().zip(asked("2048", &names)) {
         let ours = pkcs1_algorithm_id(Digest::by_name(name).unwrap()).map(hexadecimal);
         // This OpenSSL has neither; the identifiers are those of its later versions and of builds that have them.
         if theirs.is_none() && ["MD2", "MDC2"].contains(&name.as_str()) {
@@ -114,6 +115,18 @@ fn pkcs1_algorithm_identifiers_are_those_of_openssl() {
         compared += usize::from(theirs.is_some());
     }
     assert!(compared >= 14, "{compared}");
+}
+
+#[test]
+fn ecdsa_algorithm_identifiers_are_those_of_openssl() {
+    let names: Vec<String> = Digest::all().iter().map(|digest| digest.name().to_owned()).collect();
+    let mut compared = 0;
+    for (name, theirs) in names.iter().zip(asked("P-256", &names)) {
+        let ours = ecdsa_algorithm_id(Digest::by_name(name).unwrap()).map(hexadecimal);
+        assert_eq!(ours, theirs, "{name}");
+        compared += usize::from(theirs.is_some());
+    }
+    assert_eq!(compared, 9);
 }
 
 #[test]
@@ -129,7 +142,7 @@ fn pss_algorithm_identifiers_are_those_of_openssl() {
     }
     for bits in [2048, 2049] {
         let mut compared = 0;
-        for (question, theirs) in questions.iter().zip(asked(bits, &questions)) {
+        for (question, theirs) in questions.iter().zip(asked(&bits.to_string(), &questions)) {
             let [digest, mgf1, salt] = question.split(' ').collect::<Vec<_>>()[..] else { unreachable!() };
             let (digest, mgf1) = (Digest::by_name(digest).unwrap(), Digest::by_name(mgf1).unwrap());
             let salt = pss_salt_length(pss_salt_number(salt).unwrap(), digest, bits).unwrap();

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::config::Sha1;
 use crate::environment::Environment;
-use crate::error::Result;
+use crate::error::{Result, bail};
 use crate::key::{Key, Keys};
 use crate::mechanism::Mechanism;
 use crate::openssl::engine::{self, Control, Loaded, Padding, Prompt, Reference, Type, Value};
@@ -65,6 +65,14 @@ impl engine::Engine for Engine {
         let kind = match key.public() {
             PublicKey::Rsa(_) => Type::Rsa,
             PublicKey::Ec(_) => Type::Ec,
+            other @ PublicKey::Ed25519(_) => {
+                bail!(
+                    KeyUnsupported,
+                    "{} is an {} key, which engines have no method for",
+                    key.address(),
+                    other.type_name()
+                )
+            }
         };
         let spki = public_to_spki(key.public());
         Ok(Loaded { kind, spki, key: Arc::new(PrivateKey { key, sha1: keys.sha1()? }) })

@@ -9,6 +9,7 @@ mod load_error;
 mod module;
 mod object;
 mod once;
+mod pair;
 mod private_key;
 mod recover;
 mod rejected;
@@ -38,6 +39,7 @@ use private_key::Binding;
 use slot::Slot;
 
 pub use load_error::{check_whole, explain};
+pub use pair::Verifier;
 pub use private_key::PrivateKey;
 pub use rv::CONNECT_ADVICE;
 
@@ -66,6 +68,7 @@ pub struct Hsm(Arc<Inner>);
 
 struct Inner {
     settings: Settings,
+    verifier: Option<Arc<dyn Verifier>>,
     module: OnceBox<&'static Module>,
 }
 
@@ -125,25 +128,31 @@ pub trait Authenticator: Send + Sync {
     ///
     /// # Errors
     /// `PinMissing`, `PinSource`, `EnvironmentIgnored`.
-    fn pin(&self) -> Result<Arc<Pin>>;
+    fn pin(&self) -> Result<Credential>;
 
     /// Reads the source again, after the PIN was rejected; `None` where it cannot have changed.
     ///
     /// # Errors
     /// As for [`Authenticator::pin`].
-    fn refresh(&self) -> Result<Option<Arc<Pin>>>;
+    fn refresh(&self) -> Result<Option<Credential>>;
 
     /// What may be wrong with a PIN from this source that is rejected; empty where there is nothing special about it.
     fn advice(&self) -> &'static str {
         ""
     }
+}
 
-    /// What the source looks like now, for other processes; `None` for a source that they cannot see.
-    fn source_stamp(&self) -> Option<SourceStamp>;
+/// A PIN as it was read.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    /// The PIN.
+    pub pin: Arc<Pin>,
+    /// What its source looked like then; `None` for a source that other processes cannot see.
+    pub stamp: Option<SourceStamp>,
 }
 
 /// How a PIN's source is recognised, and when it has changed. It says nothing of the PIN.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SourceStamp {
     /// Which source: a path.
     pub source: String,
@@ -154,7 +163,17 @@ pub struct SourceStamp {
 impl Hsm {
     /// An HSM. No call is made, nothing is loaded.
     pub fn new(settings: Settings) -> Self {
-        Self(Arc::new(Inner { settings, module: OnceBox::new() }))
+        Self(Arc::new(Inner { settings, verifier: None, module: OnceBox::new() }))
+    }
+
+    /// An HSM with somebody who verifies signatures. Without, EC keys that only a signature tells apart are ambiguous, have no
+    /// public half, and are trusted to be the ones that they were searched for as.
+    pub fn verified_by(settings: Settings, verifier: Arc<dyn Verifier>) -> Self {
+        Self(Arc::new(Inner { settings, verifier: Some(verifier), module: OnceBox::new() }))
+    }
+
+    fn verifier(&self) -> Option<&dyn Verifier> {
+        self.0.verifier.as_deref()
     }
 
     fn settings(&self) -> &Settings {

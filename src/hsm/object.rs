@@ -9,10 +9,11 @@ use cryptoki_sys::*;
 use zeroize::Zeroizing;
 
 use super::module::{Module, call};
+use super::pair::Elliptic;
 use super::recover::Trouble;
 use super::rv::{Failed, check};
 use crate::error::{Error, Reason};
-use crate::public::{EcPublicKey, PublicKey, RsaPublicKey};
+use crate::public::{EcPublicKey, Ed25519PublicKey, PublicKey, RsaPublicKey};
 
 /// What to search for: attributes and their octets.
 #[derive(Default)]
@@ -92,6 +93,8 @@ pub(super) struct Attributes {
     pub(super) label: String,
     pub(super) id: Vec<u8>,
     pub(super) public: Option<PublicKey>,
+    /// The type of an elliptic key, which a private one says without its point.
+    pub(super) elliptic: Option<Elliptic>,
     pub(super) certificate: Option<Vec<u8>>,
     /// CKA_ALLOWED_MECHANISMS; empty where the key does not restrict them.
     pub(super) mechanisms: Vec<CK_MECHANISM_TYPE>,
@@ -146,6 +149,7 @@ pub(super) fn read(
         label: get(CKA_LABEL).map(|label| String::from_utf8_lossy(label).into_owned()).unwrap_or_default(),
         id: get(CKA_ID).map(<[u8]>::to_vec).unwrap_or_default(),
         public: public(&get),
+        elliptic: elliptic(&get),
         certificate: get(CKA_VALUE).map(<[u8]>::to_vec),
         mechanisms: get(CKA_ALLOWED_MECHANISMS).map(numbers).unwrap_or_default(),
     })
@@ -241,19 +245,16 @@ fn public<'a>(get: &impl Fn(CK_ATTRIBUTE_TYPE) -> Option<&'a [u8]>) -> Option<Pu
     let key_type = CK_KEY_TYPE::from_ne_bytes(get(CKA_KEY_TYPE)?.try_into().ok()?);
     match key_type {
         CKK_RSA => Some(PublicKey::Rsa(RsaPublicKey::new(get(CKA_MODULUS)?, get(CKA_PUBLIC_EXPONENT)?))),
-        CKK_EC => Some(PublicKey::Ec(EcPublicKey {
-            params: get(CKA_EC_PARAMS)?.to_vec(),
-            point: point(get(CKA_EC_POINT)?).to_vec(),
-        })),
+        CKK_EC => Some(PublicKey::Ec(EcPublicKey::from_token(get(CKA_EC_PARAMS)?, get(CKA_EC_POINT)?))),
+        CKK_EC_EDWARDS => Ed25519PublicKey::from_token(get(CKA_EC_POINT)?).map(PublicKey::Ed25519),
         _ => None,
     }
 }
 
-/// CKA_EC_POINT without the OCTET STRING that the standard puts round it and some tokens leave out.
-fn point(value: &[u8]) -> &[u8] {
-    match value {
-        [0x04, length, rest @ ..] if usize::from(*length) == rest.len() && *length < 0x80 => rest,
-        [0x04, 0x81, length, rest @ ..] if usize::from(*length) == rest.len() => rest,
-        _ => value,
+fn elliptic<'a>(get: &impl Fn(CK_ATTRIBUTE_TYPE) -> Option<&'a [u8]>) -> Option<Elliptic> {
+    match CK_KEY_TYPE::from_ne_bytes(get(CKA_KEY_TYPE)?.try_into().ok()?) {
+        CKK_EC => get(CKA_EC_PARAMS).map(|params| Elliptic::Ec(params.to_vec())),
+        CKK_EC_EDWARDS => Some(Elliptic::Ed25519),
+        _ => None,
     }
 }

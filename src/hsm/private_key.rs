@@ -1,22 +1,28 @@
 //! A private key: found with its first signature, and found again after a loss.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use cryptoki_sys::{CK_OBJECT_HANDLE, CK_SESSION_HANDLE};
+use cryptoki_sys::{
+    CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKR_DATA_INVALID, CKR_DATA_LEN_RANGE, CKR_DEVICE_ERROR,
+    CKR_ENCRYPTED_DATA_INVALID, CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_FUNCTION_FAILED, CKR_GENERAL_ERROR,
+    CKR_KEY_HANDLE_INVALID,
+};
 use zeroize::Zeroizing;
 
-use super::fork::PerProcess;
+use super::fork::{self, PerProcess};
 use super::module::Module;
 use super::once::Shared;
 use super::recover::{Ladder, Rung, Trouble};
+use super::rv::Failed;
 use super::sign::{Operation, Request};
-use super::{Authenticator, Hsm, Query, Slot, object, search};
-use crate::error::Result;
+use super::{Authenticator, Hsm, Query, Slot, object, pair, search};
+use crate::error::{Error, Reason, Result, bail};
 use crate::mechanism::Mechanism;
 use crate::public::PublicKey;
 
-/// How long to wait for another thread that is looking for the same key.
+/// How long to wait for another thread that is looking for the same key. It may never come back, or the module may be slow.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A private key in an HSM.
@@ -40,12 +46,65 @@ pub(super) struct Binding {
     pub(super) instance: u64,
     /// Of the login under which it was found; `None` where nobody was logged in.
     pub(super) login: Option<u64>,
+    /// Of the process in which it was found.
+    generation: u64,
+    pub(super) proven: Proven,
+}
+
+/// Whether a private key is known to be that of its public half. Copies of a binding share it.
+#[derive(Clone)]
+pub(super) struct Proven(Arc<AtomicBool>);
+
+impl Proven {
+    fn new(proven: bool) -> Self {
+        Self(Arc::new(AtomicBool::new(proven)))
+    }
+
+    fn is(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 impl Binding {
-    /// Whether the module and the login are those under which the key was found. Under others the handle may be another key's.
+    /// A key that was found now; `proven` says whether it is known to be that of its public half.
+    pub(super) fn new(
+        slot: &Arc<Slot>,
+        handle: CK_OBJECT_HANDLE,
+        instance: u64,
+        login: Option<u64>,
+        proven: bool,
+    ) -> Self {
+        let (slot, generation) = (Arc::clone(slot), fork::generation());
+        Self { slot, handle, instance, login, generation, proven: Proven::new(proven) }
+    }
+
+    /// Whether process, module and login are those under which the key was found. Under others the handle may be another key's.
     fn stands(&self) -> bool {
-        self.slot.module().epoch() == Some(self.instance) && self.slot.login_epoch() == self.login
+        self.generation == fork::generation()
+            && self.slot.module().epoch() == Some(self.instance)
+            && self.slot.login_epoch() == self.login
+    }
+}
+
+/// How often C_Decrypt is called again where its answer may mean a bad padding.
+const DOUBTS: u32 = 2;
+
+/// What a failed call of a decryption means where the HSM looks at the padding.
+fn padding_trouble(failed: Failed, doubts: &mut u32) -> Trouble {
+    match (failed.function, failed.rv) {
+        ("C_Decrypt", CKR_GENERAL_ERROR | CKR_FUNCTION_FAILED | CKR_DEVICE_ERROR) => {
+            *doubts += 1;
+            if *doubts > DOUBTS { Trouble::Undecryptable(failed) } else { Trouble::Doubtful(failed) }
+        }
+        (
+            "C_Decrypt",
+            CKR_ENCRYPTED_DATA_INVALID | CKR_ENCRYPTED_DATA_LEN_RANGE | CKR_DATA_INVALID | CKR_DATA_LEN_RANGE,
+        ) => Trouble::Undecryptable(failed),
+        _ => Trouble::Call(failed),
     }
 }
 
@@ -80,10 +139,24 @@ impl PrivateKey {
 
     /// Decrypts, like [`PrivateKey::sign`].
     ///
+    /// Where the HSM removes the padding, tokens say with a code that also stands for their own troubles that it is bad: SoftHSM2 with
+    /// CKR_GENERAL_ERROR, and CloudHSM's CKR_FUNCTION_FAILED is its word for being busy. Such a code is met twice with another attempt
+    /// and then believed.
+    ///
     /// # Errors
-    /// What is wrong with the data, the key, the PIN or the HSM.
+    /// What is wrong with the key, the PIN or the HSM; `Decryption` and no more for whatever may be wrong with the data.
     pub fn decrypt(&self, mechanism: &Mechanism, input: &[u8], output: &mut [u8]) -> Result<usize> {
-        self.run(Request::new(Operation::Decrypt, mechanism, input, output.len()), output)
+        let mut request = Request::new(Operation::Decrypt, mechanism, input, output.len());
+        let padded = *mechanism != Mechanism::RsaX509;
+        let mut doubts = 0;
+        let length = self.repeat(|module, session, binding| {
+            request.run(module, session, binding.handle).map_err(|trouble| match trouble {
+                Trouble::Call(failed) if padded => padding_trouble(failed, &mut doubts),
+                trouble => trouble,
+            })
+        })?;
+        output[..length].copy_from_slice(&request.output()[..length]);
+        Ok(length)
     }
 
     /// The secret that this key and another's public point, `04 || X || Y`, have in common (CKM_ECDH1_DERIVE without a key derivation
@@ -92,19 +165,45 @@ impl PrivateKey {
     /// # Errors
     /// What is wrong with the point, the key, the PIN or the HSM.
     pub fn derive(&self, point: &[u8], size: usize) -> Result<Zeroizing<Vec<u8>>> {
-        self.repeat(|module, session, key| object::derive(module, session, key, point, size))
+        self.repeat(|module, session, binding| {
+            if let (false, Some(public)) = (binding.proven.is(), self.public()) {
+                pair::prove_by_deriving(module, session, binding.handle, public)?;
+                binding.proven.set();
+            }
+            object::derive(module, session, binding.handle, point, size)
+        })
     }
 
     fn run(&self, mut request: Request, output: &mut [u8]) -> Result<usize> {
-        let length = self.repeat(|module, session, key| request.run(module, session, key))?;
+        let length = self.repeat(|module, session, binding| {
+            let length = request.run(module, session, binding.handle)?;
+            if !binding.proven.is() {
+                self.prove(&request, length)?;
+                binding.proven.set();
+            }
+            Ok(length)
+        })?;
         output[..length].copy_from_slice(&request.output()[..length]);
         Ok(length)
+    }
+
+    /// Fails where the first signature is not one of the public half. Whoever has nothing to verify it with trusts the search.
+    fn prove(&self, request: &Request, length: usize) -> Result<()> {
+        match (self.public(), self.0.hsm.verifier()) {
+            (Some(public), Some(verifier)) => {
+                if verifier.verifies(public, request.input(), &request.output()[..length])? {
+                    return Ok(());
+                }
+                bail!(KeyMismatch, "its signature is not one of the public half");
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Does something with the key in a session of its own, and again where the HSM lost what it needs.
     fn repeat<T>(
         &self,
-        mut work: impl FnMut(&Module, CK_SESSION_HANDLE, CK_OBJECT_HANDLE) -> Result<T, Trouble>,
+        mut work: impl FnMut(&Module, CK_SESSION_HANDLE, &Binding) -> Result<T, Trouble>,
     ) -> Result<T> {
         let mut ladder = Ladder::new(self.0.hsm.settings().retry_time);
         let mut seen = search::Seen::default();
@@ -112,6 +211,10 @@ impl PrivateKey {
             match self.attempt(&mut work, &ladder, &mut seen) {
                 Ok(done) => return Ok(done),
                 Err(trouble) => {
+                    if let (true, Some(epoch)) = (is_mismatch(&trouble), seen.binding) {
+                        // Whoever puts the right key into its place need not start the application anew.
+                        self.forget(epoch);
+                    }
                     let rung = ladder.climb(trouble)?;
                     search::rebuild(&self.0.hsm, rung, &seen);
                     seen.failures += 1;
@@ -125,7 +228,7 @@ impl PrivateKey {
 
     fn attempt<T>(
         &self,
-        work: &mut impl FnMut(&Module, CK_SESSION_HANDLE, CK_OBJECT_HANDLE) -> Result<T, Trouble>,
+        work: &mut impl FnMut(&Module, CK_SESSION_HANDLE, &Binding) -> Result<T, Trouble>,
         ladder: &Ladder,
         seen: &mut search::Seen,
     ) -> Result<T, Trouble> {
@@ -146,12 +249,17 @@ impl PrivateKey {
             slot.pool.put(session);
         };
         let slot = &binding.slot;
-        let result = work(slot.module(), session, binding.handle);
+        let result = work(slot.module(), session, &binding);
         match &result {
             Ok(_) => slot.pool.put(session),
             Err(trouble) => search::after_failure(slot, session, trouble, seen),
         }
-        result
+        // Before the call was made the handle may have become another key's: then its result says nothing of this one.
+        if binding.stands() {
+            result
+        } else {
+            Err(Failed { function: "C_SignInit", rv: CKR_KEY_HANDLE_INVALID }.into())
+        }
     }
 
     /// Where the key is: found once for all threads, and once again where what it was found under has gone.
@@ -164,16 +272,19 @@ impl PrivateKey {
             }
             shared.lose(epoch);
         }
-        let mut find = || search::bind(hsm, query, authenticator, ladder, seen).map(Arc::new);
-        match shared.get(ladder.deadline().min(Instant::now() + PATIENCE), &mut find) {
-            Some(found) => found,
-            // The other thread may never come back.
-            None => find().map(|binding| (Arc::clone(&binding), shared.put(binding))),
-        }
+        let find = || search::bind(hsm, query, authenticator, ladder, seen).map(Arc::new);
+        shared.get_or_take_over(ladder.patience(), Some(PATIENCE), find).unwrap_or_else(|| {
+            let detail = "other threads are still looking for the key";
+            Err(Error::new(Reason::HsmUnavailable, detail).into())
+        })
     }
 
     /// Forgets where the key was found, unless another thread has found it anew.
     fn forget(&self, epoch: u64) {
         self.0.binding.get().lose(epoch);
     }
+}
+
+fn is_mismatch(trouble: &Trouble) -> bool {
+    matches!(trouble, Trouble::Permanent(error) if error.reason() == Reason::KeyMismatch)
 }

@@ -6,8 +6,10 @@ use cryptoki_sys::*;
 
 use super::module::{Instance, Module};
 use super::object::{self, Template};
+use super::pair::Elliptic;
 use super::private_key::Binding;
 use super::recover::{Ladder, Rung, Trouble};
+use super::rv::Failed;
 use super::slot::Slot;
 use super::token;
 use super::{Authenticator, Hsm, Object, ObjectClass, Query};
@@ -23,6 +25,14 @@ pub(super) struct Seen {
     pub(super) login: Option<(Arc<Slot>, u64)>,
     pub(super) binding: Option<u64>,
     pub(super) failures: u32,
+}
+
+impl Seen {
+    /// What was lost in one of several slots: it is that slot's login that may have to be made again, and not the last one's.
+    fn lost(&mut self, (failed, login): (Failed, Option<(Arc<Slot>, u64)>)) -> Trouble {
+        self.login = login;
+        failed.into()
+    }
 }
 
 /// Takes down what an attempt relied on, up to a rung; the next attempt builds it up again.
@@ -42,7 +52,9 @@ pub(super) fn rebuild(hsm: &Hsm, rung: Rung, seen: &Seen) {
 /// Gives back or lets go of a session in which something failed.
 pub(super) fn after_failure(slot: &Slot, session: CK_SESSION_HANDLE, trouble: &Trouble, seen: &Seen) {
     match trouble {
-        Trouble::Call(failed) => slot.pool.discard(session, failed.rv, seen.failures > 0),
+        Trouble::Call(failed) | Trouble::Doubtful(failed) | Trouble::Undecryptable(failed) => {
+            slot.pool.discard(session, failed.rv, seen.failures > 0);
+        }
         // Nothing was called, or the call that failed was none of this session's.
         Trouble::Permanent(_) | Trouble::Unreachable { .. } => slot.pool.put(session),
     }
@@ -74,21 +86,33 @@ fn list_once(
     const ALL: [ObjectClass; 3] = [ObjectClass::PrivateKey, ObjectClass::PublicKey, ObjectClass::Certificate];
     let classes = ALL.into_iter().filter(|class| query.class.is_none_or(|wanted| wanted == *class));
     let mut objects = Vec::new();
+    let mut lost = None;
     let mut reach = Reach::new(hsm, query, ladder, seen)?;
     while let Some(slot) = reach.next()? {
         let visit = Visit { hsm, query, authenticator, ladder };
-        visit.slot(&slot, seen, |session, seen| {
+        seen.login = None;
+        let visited = visit.slot(&slot, seen, |session, seen| {
             for class in classes.clone() {
                 visit.class(&slot, session, class, reach.epoch, seen, &mut objects)?;
             }
             Ok(())
-        })?;
-        // Other tokens of that name are looked at only where this one has nothing.
-        if !objects.is_empty() {
-            break;
+        });
+        match visited {
+            // Other tokens of that name are looked at only where this one has nothing.
+            Ok(()) if !objects.is_empty() => return Ok(objects),
+            Ok(()) => {}
+            // What it has may be at home elsewhere as well.
+            Err(Trouble::Call(failed)) => {
+                lost = lost.or_else(|| Some((failed, seen.login.take())));
+                objects.clear();
+            }
+            Err(trouble) => return Err(trouble),
         }
     }
-    Ok(objects)
+    match lost {
+        Some(lost) => Err(seen.lost(lost)),
+        None => Ok(objects),
+    }
 }
 
 /// Finds a private key: by what it is called and by its public half. Where several tokens have the name, and one is lost, the key is
@@ -105,37 +129,41 @@ pub(super) fn bind(
     while let Some(slot) = reach.next()? {
         let visit = Visit { hsm, query, authenticator, ladder };
         let mut binding = None;
+        seen.login = None;
         let visited = visit.slot(&slot, seen, |session, seen| {
             let login = visit.log_in(&slot, session, seen)?;
             let (found, login) = visit.find_private(&slot, session, login, seen)?;
-            let handle = match found[..] {
-                [] => visit.find_by_reading(&slot, session, &mut others)?,
-                // Several of one public half are one key.
-                [first, ..] if query.public.is_some() => Some(first),
-                [one] => Some(one),
-                _ => {
-                    return Err(visit.ambiguous(&slot, session, &found)?.into());
+            let elliptic = query.public.as_ref().filter(|public| Elliptic::of(public).is_some());
+            let (handle, proven) = match (&found[..], elliptic) {
+                ([], _) => (visit.find_by_reading(&slot, session, &mut others)?, true),
+                // What its search cannot tell, its first signature will.
+                ([one], Some(_)) => (Some(*one), false),
+                (several, Some(public)) => {
+                    let Some(verifier) = hsm.verifier() else {
+                        return Err(visit.ambiguous(&slot, session, several)?.into());
+                    };
+                    others = true;
+                    (visit.private_half(&slot, session, several, public, verifier)?, true)
                 }
+                // Several of one public half are one key.
+                ([first, ..], None) if query.public.is_some() => (Some(*first), true),
+                ([one], None) => (Some(*one), true),
+                (several, None) => return Err(visit.ambiguous(&slot, session, several)?.into()),
             };
             let login = Some(login.0);
-            binding = handle.map(|handle| Binding {
-                slot: Arc::clone(&slot),
-                handle,
-                instance: reach.epoch,
-                login,
-            });
+            binding = handle.map(|handle| Binding::new(&slot, handle, reach.epoch, login, proven));
             Ok(())
         });
         match (visited, binding) {
             (Ok(()), Some(binding)) => return Ok(binding),
             (Ok(()), None) => {}
             // The key may be at home elsewhere as well.
-            (Err(Trouble::Call(failed)), _) => lost = lost.or(Some(failed)),
+            (Err(Trouble::Call(failed)), _) => lost = lost.or_else(|| Some((failed, seen.login.take()))),
             (Err(trouble), _) => return Err(trouble),
         }
     }
-    if let Some(failed) = lost {
-        return Err(failed.into());
+    if let Some(lost) = lost {
+        return Err(seen.lost(lost));
     }
     let reason = if others { Reason::KeyMismatch } else { Reason::KeyNotFound };
     Err(Error::new(reason, address(query)).into())
@@ -156,7 +184,7 @@ struct Reach {
 impl Reach {
     fn new(hsm: &Hsm, query: &Query, ladder: &Ladder, seen: &mut Seen) -> Result<Self, Trouble> {
         let module = hsm.module()?;
-        let (instance, epoch) = module.initialised(ladder.deadline())?;
+        let (instance, epoch) = module.initialised(ladder.patience())?;
         seen.instance = Some(epoch);
         seen.login = None;
         let wanted = match &hsm.settings().token {
@@ -260,8 +288,8 @@ impl Reach {
 }
 
 /// One search.
-struct Visit<'a> {
-    hsm: &'a Hsm,
+pub(super) struct Visit<'a> {
+    pub(super) hsm: &'a Hsm,
     query: &'a Query,
     authenticator: &'a Arc<dyn Authenticator>,
     ladder: &'a Ladder,
@@ -294,7 +322,7 @@ impl Visit<'_> {
         session: CK_SESSION_HANDLE,
         seen: &mut Seen,
     ) -> Result<(u64, bool), Trouble> {
-        let (settings, deadline) = (self.hsm.settings(), self.ladder.deadline());
+        let (settings, deadline) = (self.hsm.settings(), self.ladder.patience());
         let login = slot.log_in(session, &**self.authenticator, settings, deadline)?;
         seen.login = Some((Arc::clone(slot), login.0));
         Ok(login)
@@ -326,9 +354,10 @@ impl Visit<'_> {
                 Some(PublicKey::Rsa(rsa)) => {
                     template.number(CKA_KEY_TYPE, CKK_RSA).octets(CKA_MODULUS, &rsa.modulus)
                 }
-                Some(PublicKey::Ec(ec)) => {
-                    template.number(CKA_KEY_TYPE, CKK_EC).octets(CKA_EC_PARAMS, &ec.params)
-                }
+                Some(public) => match Elliptic::of(public) {
+                    Some(elliptic) => elliptic.restrict(template),
+                    None => template,
+                },
                 None => template,
             }
         };
@@ -409,18 +438,24 @@ impl Visit<'_> {
         for handle in found {
             let number = if class == ObjectClass::Certificate { CKO_CERTIFICATE } else { CKO_PRIVATE_KEY };
             let attributes = object::read(slot.module(), session, handle, number)?;
+            let (public, proven) = match &attributes.public {
+                None if class == ObjectClass::PrivateKey => {
+                    self.public_half(slot, session, handle, &attributes)?.unzip()
+                }
+                public => (public.clone(), Some(true)),
+            };
             objects.push(Object {
                 class,
                 label: attributes.label,
                 id: attributes.id,
                 token: self.token(slot),
                 asked: self.query.token.clone(),
-                public: attributes.public,
+                public,
                 certificate: attributes.certificate,
                 pss_only: object::pss_only(&attributes.mechanisms),
                 hsm: self.hsm.clone(),
                 authenticator: Arc::clone(self.authenticator),
-                binding: Binding { slot: Arc::clone(slot), handle, instance, login },
+                binding: Binding::new(slot, handle, instance, login, proven.unwrap_or(false)),
             });
         }
         Ok(())

@@ -95,6 +95,11 @@ impl Request {
         }
     }
 
+    /// What is signed or decrypted.
+    pub(super) fn input(&self) -> &[u8] {
+        &self.input
+    }
+
     /// What the last call wrote.
     pub(super) fn output(&self) -> &[u8] {
         &self.output

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use once_cell::sync::OnceCell;
+use once_cell::race::OnceBox;
 use zeroize::Zeroizing;
 
 use super::{Key, ambiguous};
 use crate::config::{Config, Sha1};
 use crate::environment::Environment;
 use crate::error::{Error, Reason, Result};
-use crate::hsm::{Authenticator, Hsm, Object, ObjectClass, Query, Settings};
+use crate::hsm::{Authenticator, Hsm, Object, ObjectClass, Query, Settings, Verifier};
 use crate::pin::PinSource;
 use crate::public::PublicKey;
 use crate::secret::Pin;
@@ -24,7 +24,8 @@ pub type Ask<'a> = dyn FnMut() -> Result<Option<Zeroizing<Vec<u8>>>> + 'a;
 pub struct Keys {
     config: Result<Config>,
     environment: Arc<Environment>,
-    hsm: OnceCell<Hsm>,
+    hsm: OnceBox<Hsm>,
+    verifier: Option<Arc<dyn Verifier>>,
     /// What users were asked for, so that they are asked once for each token.
     entered: Mutex<HashMap<TokenAttributes, Arc<Pin>>>,
 }
@@ -32,7 +33,14 @@ pub struct Keys {
 impl Keys {
     /// The keys of a configuration, good or bad.
     pub fn new(config: Result<Config>, environment: Arc<Environment>) -> Self {
-        Self { config, environment, hsm: OnceCell::new(), entered: Mutex::default() }
+        Self { config, environment, hsm: OnceBox::new(), verifier: None, entered: Mutex::default() }
+    }
+
+    /// The same keys, with somebody who verifies signatures: see [`Hsm::verified_by`].
+    #[must_use]
+    pub fn verified_by(mut self, verifier: Arc<dyn Verifier>) -> Self {
+        self.verifier = Some(verifier);
+        self
     }
 
     /// What is configured.
@@ -58,6 +66,7 @@ impl Keys {
     pub fn open(&self, uri: &Uri, ask: &mut Ask) -> Result<Key> {
         let mut query = query(uri, Some(ObjectClass::PrivateKey));
         if let Some(public) = &uri.public {
+            super::usable(public)?;
             query.public = Some(public.clone());
             // OpenSSL drops what a decoder says of a key file: so it is loaded, and says it when it is to sign.
             let private = self.reach(uri, ask).map(|(hsm, authenticator)| hsm.key(query, authenticator));
@@ -68,7 +77,7 @@ impl Keys {
             hsm.list(&query, &authenticator)?.iter().map(Key::found).collect::<Result<Vec<_>>>()?;
         match keys.len() {
             0 => Err(Error::new(Reason::KeyNotFound, uri.address().to_string())),
-            1 => Ok(keys.remove(0)),
+            1 => Ok(keys.remove(0).called(uri)),
             _ => Err(ambiguous(&keys)),
         }
     }
@@ -118,12 +127,16 @@ impl Keys {
             login: config.login,
             runtime_directory: config.runtime_directory.clone(),
         };
+        let hsm = |settings: Settings| match &self.verifier {
+            Some(verifier) => Hsm::verified_by(settings, Arc::clone(verifier)),
+            None => Hsm::new(settings),
+        };
         match &uri.module_path {
-            Some(module) if config.allow_module_path => Ok(Hsm::new(settings(module.into()))),
+            Some(module) if config.allow_module_path => Ok(hsm(settings(module.into()))),
             // It would load code: only the configuration may say so.
             _ => {
                 let configured =
-                    || Ok(Hsm::new(settings(config.module_path(&self.environment)?.to_path_buf())));
+                    || Ok(Box::new(hsm(settings(config.module_path(&self.environment)?.to_path_buf()))));
                 self.hsm.get_or_try_init(configured).cloned()
             }
         }

@@ -11,6 +11,9 @@ const RSASSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.11354
 /// id-mgf1, RFC 8017 appendix A.2.1.
 const MGF1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.8");
 const PKCS1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1");
+/// ANSI X9.62 section 6.4.
+const ANSI_SIGNATURES: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4");
+const ECDSA_WITH_SHA2: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3");
 const NIST_SIGNATURES: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.3");
 
 /// The DER for RSASSA-PKCS1-v1_5 with a digest; `None` for a digest without an identifier of its own.
@@ -42,6 +45,27 @@ pub fn pss_algorithm_id(hash: &Digest, mgf1: &Digest, salt: usize) -> Option<Vec
     }
     Some(element(SEQUENCE, &[&RSASSA_PSS.to_der().ok()?, &element(SEQUENCE, &[&parameters])]))
 }
+
+/// The DER for ECDSA with a digest (RFC 5758 section 3.2, RFC 8692 for SHA-3); `None` for a digest without an identifier for it.
+pub fn ecdsa_algorithm_id(digest: &Digest) -> Option<Vec<u8>> {
+    use HashKind::*;
+    let oid = match digest.hash {
+        Sha1 => ANSI_SIGNATURES.push_arc(1),
+        Sha224 => ECDSA_WITH_SHA2.push_arc(1),
+        Sha256 => ECDSA_WITH_SHA2.push_arc(2),
+        Sha384 => ECDSA_WITH_SHA2.push_arc(3),
+        Sha512 => ECDSA_WITH_SHA2.push_arc(4),
+        Sha3_224 => NIST_SIGNATURES.push_arc(9),
+        Sha3_256 => NIST_SIGNATURES.push_arc(10),
+        Sha3_384 => NIST_SIGNATURES.push_arc(11),
+        Sha3_512 => NIST_SIGNATURES.push_arc(12),
+        _ => return None,
+    };
+    Some(element(SEQUENCE, &[&oid.ok()?.to_der().ok()?]))
+}
+
+/// The DER for Ed25519 (RFC 8410 section 3).
+pub const ED25519_ALGORITHM_ID: &[u8] = &[SEQUENCE, 5, 6, 3, 0x2b, 0x65, 0x70];
 
 /// OAEP-PSSDigestAlgorithms, RFC 8017 appendix A.2.1.
 fn pss_digest(digest: &Digest) -> bool {

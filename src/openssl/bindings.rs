@@ -108,6 +108,16 @@ pub const OSSL_FUNC_KEYMGMT_IMPORT_TYPES: ::core::ffi::c_int = 41;
 pub const OSSL_FUNC_KEYMGMT_EXPORT: ::core::ffi::c_int = 42;
 pub const OSSL_FUNC_KEYMGMT_EXPORT_TYPES: ::core::ffi::c_int = 43;
 pub const OSSL_FUNC_KEYMGMT_DUP: ::core::ffi::c_int = 44;
+pub const OSSL_FUNC_KEYEXCH_NEWCTX: ::core::ffi::c_int = 1;
+pub const OSSL_FUNC_KEYEXCH_INIT: ::core::ffi::c_int = 2;
+pub const OSSL_FUNC_KEYEXCH_DERIVE: ::core::ffi::c_int = 3;
+pub const OSSL_FUNC_KEYEXCH_SET_PEER: ::core::ffi::c_int = 4;
+pub const OSSL_FUNC_KEYEXCH_FREECTX: ::core::ffi::c_int = 5;
+pub const OSSL_FUNC_KEYEXCH_DUPCTX: ::core::ffi::c_int = 6;
+pub const OSSL_FUNC_KEYEXCH_SET_CTX_PARAMS: ::core::ffi::c_int = 7;
+pub const OSSL_FUNC_KEYEXCH_SETTABLE_CTX_PARAMS: ::core::ffi::c_int = 8;
+pub const OSSL_FUNC_KEYEXCH_GET_CTX_PARAMS: ::core::ffi::c_int = 9;
+pub const OSSL_FUNC_KEYEXCH_GETTABLE_CTX_PARAMS: ::core::ffi::c_int = 10;
 pub const OSSL_FUNC_SIGNATURE_NEWCTX: ::core::ffi::c_int = 1;
 pub const OSSL_FUNC_SIGNATURE_SIGN_INIT: ::core::ffi::c_int = 2;
 pub const OSSL_FUNC_SIGNATURE_SIGN: ::core::ffi::c_int = 3;
@@ -331,6 +341,13 @@ pub const OSSL_PKEY_PARAM_EC_ENCODING: &::core::ffi::CStr = c"encoding";
 pub const OSSL_PKEY_PARAM_EC_POINT_CONVERSION_FORMAT: &::core::ffi::CStr = c"point-format";
 pub const OSSL_PKEY_PARAM_EC_GROUP_CHECK_TYPE: &::core::ffi::CStr = c"group-check";
 pub const OSSL_PKEY_PARAM_EC_INCLUDE_PUBLIC: &::core::ffi::CStr = c"include-public";
+pub const OSSL_EXCHANGE_PARAM_PAD: &::core::ffi::CStr = c"pad";
+pub const OSSL_EXCHANGE_PARAM_EC_ECDH_COFACTOR_MODE: &::core::ffi::CStr = c"ecdh-cofactor-mode";
+pub const OSSL_EXCHANGE_PARAM_KDF_TYPE: &::core::ffi::CStr = c"kdf-type";
+pub const OSSL_EXCHANGE_PARAM_KDF_DIGEST: &::core::ffi::CStr = c"kdf-digest";
+pub const OSSL_EXCHANGE_PARAM_KDF_DIGEST_PROPS: &::core::ffi::CStr = c"kdf-digest-props";
+pub const OSSL_EXCHANGE_PARAM_KDF_OUTLEN: &::core::ffi::CStr = c"kdf-outlen";
+pub const OSSL_EXCHANGE_PARAM_KDF_UKM: &::core::ffi::CStr = c"kdf-ukm";
 pub const OSSL_SIGNATURE_PARAM_ALGORITHM_ID: &::core::ffi::CStr = c"algorithm-id";
 pub const OSSL_SIGNATURE_PARAM_PAD_MODE: &::core::ffi::CStr = c"pad-mode";
 pub const OSSL_SIGNATURE_PARAM_DIGEST: &::core::ffi::CStr = c"digest";
@@ -339,6 +356,17 @@ pub const OSSL_SIGNATURE_PARAM_PSS_SALTLEN: &::core::ffi::CStr = c"saltlen";
 pub const OSSL_SIGNATURE_PARAM_MGF1_DIGEST: &::core::ffi::CStr = c"mgf1-digest";
 pub const OSSL_SIGNATURE_PARAM_MGF1_PROPERTIES: &::core::ffi::CStr = c"mgf1-properties";
 pub const OSSL_SIGNATURE_PARAM_DIGEST_SIZE: &::core::ffi::CStr = c"digest-size";
+pub const OSSL_ASYM_CIPHER_PARAM_DIGEST: &::core::ffi::CStr = c"digest";
+pub const OSSL_ASYM_CIPHER_PARAM_PROPERTIES: &::core::ffi::CStr = c"properties";
+pub const OSSL_ASYM_CIPHER_PARAM_ENGINE: &::core::ffi::CStr = c"engine";
+pub const OSSL_ASYM_CIPHER_PARAM_PAD_MODE: &::core::ffi::CStr = c"pad-mode";
+pub const OSSL_ASYM_CIPHER_PARAM_MGF1_DIGEST: &::core::ffi::CStr = c"mgf1-digest";
+pub const OSSL_ASYM_CIPHER_PARAM_MGF1_DIGEST_PROPS: &::core::ffi::CStr = c"mgf1-properties";
+pub const OSSL_ASYM_CIPHER_PARAM_OAEP_DIGEST: &::core::ffi::CStr = c"digest";
+pub const OSSL_ASYM_CIPHER_PARAM_OAEP_DIGEST_PROPS: &::core::ffi::CStr = c"digest-props";
+pub const OSSL_ASYM_CIPHER_PARAM_OAEP_LABEL: &::core::ffi::CStr = c"oaep-label";
+pub const OSSL_ASYM_CIPHER_PARAM_TLS_CLIENT_VERSION: &::core::ffi::CStr = c"tls-client-version";
+pub const OSSL_ASYM_CIPHER_PARAM_TLS_NEGOTIATED_VERSION: &::core::ffi::CStr = c"tls-negotiated-version";
 pub const OSSL_ENCODER_PARAM_CIPHER: &::core::ffi::CStr = c"cipher";
 pub const OSSL_ENCODER_PARAM_PROPERTIES: &::core::ffi::CStr = c"properties";
 pub const OSSL_ENCODER_PARAM_ENCRYPT_LEVEL: &::core::ffi::CStr = c"encrypt-level";
@@ -853,6 +881,52 @@ pub type OSSL_FUNC_keymgmt_dup_fn = ::core::option::Option<
         keydata_from: *const ::core::ffi::c_void,
         selection: ::core::ffi::c_int,
     ) -> *mut ::core::ffi::c_void,
+>;
+pub type OSSL_FUNC_keyexch_newctx_fn = ::core::option::Option<
+    unsafe extern "C" fn(provctx: *mut ::core::ffi::c_void) -> *mut ::core::ffi::c_void,
+>;
+pub type OSSL_FUNC_keyexch_init_fn = ::core::option::Option<
+    unsafe extern "C" fn(
+        ctx: *mut ::core::ffi::c_void,
+        provkey: *mut ::core::ffi::c_void,
+        params: *const OSSL_PARAM,
+    ) -> ::core::ffi::c_int,
+>;
+pub type OSSL_FUNC_keyexch_derive_fn = ::core::option::Option<
+    unsafe extern "C" fn(
+        ctx: *mut ::core::ffi::c_void,
+        secret: *mut ::core::ffi::c_uchar,
+        secretlen: *mut usize,
+        outlen: usize,
+    ) -> ::core::ffi::c_int,
+>;
+pub type OSSL_FUNC_keyexch_set_peer_fn = ::core::option::Option<
+    unsafe extern "C" fn(
+        ctx: *mut ::core::ffi::c_void,
+        provkey: *mut ::core::ffi::c_void,
+    ) -> ::core::ffi::c_int,
+>;
+pub type OSSL_FUNC_keyexch_freectx_fn =
+    ::core::option::Option<unsafe extern "C" fn(ctx: *mut ::core::ffi::c_void)>;
+pub type OSSL_FUNC_keyexch_dupctx_fn =
+    ::core::option::Option<unsafe extern "C" fn(ctx: *mut ::core::ffi::c_void) -> *mut ::core::ffi::c_void>;
+pub type OSSL_FUNC_keyexch_set_ctx_params_fn = ::core::option::Option<
+    unsafe extern "C" fn(ctx: *mut ::core::ffi::c_void, params: *const OSSL_PARAM) -> ::core::ffi::c_int,
+>;
+pub type OSSL_FUNC_keyexch_settable_ctx_params_fn = ::core::option::Option<
+    unsafe extern "C" fn(
+        ctx: *mut ::core::ffi::c_void,
+        provctx: *mut ::core::ffi::c_void,
+    ) -> *const OSSL_PARAM,
+>;
+pub type OSSL_FUNC_keyexch_get_ctx_params_fn = ::core::option::Option<
+    unsafe extern "C" fn(ctx: *mut ::core::ffi::c_void, params: *mut OSSL_PARAM) -> ::core::ffi::c_int,
+>;
+pub type OSSL_FUNC_keyexch_gettable_ctx_params_fn = ::core::option::Option<
+    unsafe extern "C" fn(
+        ctx: *mut ::core::ffi::c_void,
+        provctx: *mut ::core::ffi::c_void,
+    ) -> *const OSSL_PARAM,
 >;
 pub type OSSL_FUNC_signature_newctx_fn = ::core::option::Option<
     unsafe extern "C" fn(

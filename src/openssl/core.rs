@@ -40,6 +40,7 @@ pub struct Core {
     pop_error_to_mark: c::OSSL_FUNC_core_pop_error_to_mark_fn,
     bio_read_ex: c::OSSL_FUNC_BIO_read_ex_fn,
     bio_gets: c::OSSL_FUNC_BIO_gets_fn,
+    bio_write_ex: c::OSSL_FUNC_BIO_write_ex_fn,
 }
 
 // SAFETY: the handle and the table of upcalls belong to the core, which keeps them until teardown and lets any thread
@@ -65,6 +66,7 @@ impl Core {
             pop_error_to_mark: None,
             bio_read_ex: None,
             bio_gets: None,
+            bio_write_ex: None,
         };
         let mut entry = upcalls;
         loop {
@@ -86,6 +88,7 @@ impl Core {
                     }
                     c::OSSL_FUNC_BIO_READ_EX => core.bio_read_ex = dispatch::upcall(dispatch),
                     c::OSSL_FUNC_BIO_GETS => core.bio_gets = dispatch::upcall(dispatch),
+                    c::OSSL_FUNC_BIO_WRITE_EX => core.bio_write_ex = dispatch::upcall(dispatch),
                     _ => {}
                 }
             }
@@ -227,6 +230,44 @@ impl<'a> Bio<'a> {
         }
         zeroize::Zeroize::zeroize(&mut chunk[..]);
         data
+    }
+}
+
+/// A BIO that the core lent us for one call, to be written to.
+pub struct OutputBio<'a> {
+    core: &'a Core,
+    bio: *mut c::OSSL_CORE_BIO,
+    lent: PhantomData<&'a mut c::OSSL_CORE_BIO>,
+}
+
+impl<'a> OutputBio<'a> {
+    /// # Safety
+    /// `bio` belongs to `core` and stays valid and unshared during `'a`.
+    pub(super) unsafe fn new(core: &'a Core, bio: *mut c::OSSL_CORE_BIO) -> Result<Self> {
+        if bio.is_null() {
+            bail!(InvalidArgument, "no BIO");
+        }
+        Ok(Self { core, bio, lent: PhantomData })
+    }
+
+    /// Writes all of it.
+    ///
+    /// # Errors
+    /// `HostUnusable` where it cannot be written.
+    pub fn write(&mut self, mut data: &[u8]) -> Result<()> {
+        let Some(write_ex) = self.core.bio_write_ex else {
+            bail!(HostUnusable, "the core has no BIO_write_ex")
+        };
+        while !data.is_empty() {
+            let mut written = 0_usize;
+            // SAFETY: a live BIO of this core; `data.len()` readable bytes and a place for the number of those written.
+            let ok = unsafe { write_ex(self.bio, data.as_ptr().cast(), data.len(), &raw mut written) };
+            match data.get(written..) {
+                Some(rest) if ok == 1 && written > 0 => data = rest,
+                _ => bail!(HostUnusable, "the output cannot be written"),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -9,30 +9,17 @@ use once_cell::sync::OnceCell;
 
 use super::bindings as c;
 use super::core::Core;
-use super::host::Host;
+use super::host::host_functions;
+use super::public_key;
 use crate::error::{Error, Reason, Result, bail};
 
 /// libcrypto's types that are only ever pointed to.
 #[repr(C)]
-struct LibraryContext([u8; 0]);
+pub(super) struct LibraryContext([u8; 0]);
 #[repr(C)]
 struct EvpMd([u8; 0]);
 #[repr(C)]
-struct EvpMdCtx([u8; 0]);
-
-/// Declares the functions that are taken from the host, each with its type in <openssl/evp.h> or <openssl/crypto.h>.
-macro_rules! host_functions {
-    ($($field:ident = $name:literal: $type:ty;)*) => {
-        struct Functions { $($field: $type,)* }
-
-        impl Functions {
-            fn of(host: Host) -> Result<Self> {
-                // SAFETY: each type is the one that OpenSSL's headers declare for the name, in all of 3.0 to 4.0.
-                unsafe { Ok(Self { $($field: host.function($name)?,)* }) }
-            }
-        }
-    };
-}
+pub(super) struct EvpMdCtx([u8; 0]);
 
 host_functions! {
     new_child = c"OSSL_LIB_CTX_new_child": unsafe extern "C" fn(*const c::OSSL_CORE_HANDLE, *const c::OSSL_DISPATCH) -> *mut LibraryContext;
@@ -55,9 +42,11 @@ host_functions! {
 #[derive(Default)]
 pub struct Digests(OnceCell<Arc<Library>>);
 
-struct Library {
+pub(super) struct Library {
     functions: Functions,
-    context: NonNull<LibraryContext>,
+    /// For those who verify.
+    pub(super) public_keys: OnceCell<public_key::Functions>,
+    pub(super) context: NonNull<LibraryContext>,
 }
 
 // SAFETY: a library context may be used from any thread (OSSL_LIB_CTX(3)); the functions are addresses.
@@ -72,7 +61,7 @@ impl Library {
         // SAFETY: the handle and the table that OSSL_provider_init was given, which live until teardown.
         let context = unsafe { (functions.new_child)(handle, upcalls) };
         match NonNull::new(context) {
-            Some(context) => Ok(Self { functions, context }),
+            Some(context) => Ok(Self { functions, public_keys: OnceCell::new(), context }),
             None => bail!(HostUnusable, "OSSL_LIB_CTX_new_child failed"),
         }
     }
@@ -86,10 +75,15 @@ impl Drop for Library {
 }
 
 impl Digests {
-    fn library(&self, core: &Core) -> Result<Arc<Library>> {
+    pub(super) fn library(&self, core: &Core) -> Result<Arc<Library>> {
         // One and only one: OpenSSL 3.0 keeps the child contexts of a provider by the provider alone, and takes the wrong one down
         // where there are two. Making it calls into no provider, so nobody comes back here meanwhile.
         self.0.get_or_try_init(|| Library::of(core).map(Arc::new)).cloned()
+    }
+
+    /// The child library context, for other functions of the host. It lives as long as this.
+    pub(super) fn context(&self, core: &Core) -> Result<*mut c_void> {
+        Ok(self.library(core)?.context.as_ptr().cast())
     }
 
     /// A digest by one of OpenSSL's names, under a property query (property(7)).
@@ -150,7 +144,7 @@ impl Digest {
     /// # Errors
     /// `HostUnusable`.
     pub fn random(&self, length: usize, strength: u32) -> Result<Vec<u8>> {
-        let Library { functions, context } = &*self.library;
+        let Library { functions, context, .. } = &*self.library;
         let mut octets = vec![0; length];
         // SAFETY: a live context and `length` writable octets.
         let ok = unsafe { (functions.random)(context.as_ptr(), octets.as_mut_ptr(), length, strength) };

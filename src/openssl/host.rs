@@ -65,3 +65,18 @@ impl Host {
         Ok(unsafe { std::mem::transmute_copy(&address) })
     }
 }
+
+/// Declares the functions that are taken from the host, each with its type in <openssl/evp.h> or <openssl/crypto.h>, as `Functions`.
+macro_rules! host_functions {
+    ($($field:ident = $name:literal: $type:ty;)*) => {
+        pub(super) struct Functions { $($field: $type,)* }
+
+        impl Functions {
+            pub(super) fn of(host: super::host::Host) -> $crate::error::Result<Self> {
+                // SAFETY: each type is the one that OpenSSL's headers declare for the name, in all of 3.0 to 4.0.
+                unsafe { Ok(Self { $($field: host.function($name)?,)* }) }
+            }
+        }
+    };
+}
+pub(super) use host_functions;

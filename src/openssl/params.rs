@@ -279,6 +279,24 @@ impl Request<'_> {
         }
     }
 
+    /// Answers with bytes that live as long as the object that is asked, by pointer or by copy as asked.
+    ///
+    /// # Errors
+    /// `BufferTooSmall`.
+    pub fn lent_octets(&mut self, key: &CStr, value: &[u8]) -> Result<()> {
+        match self.locate(key) {
+            Some(param) if param.data_type == c::OSSL_PARAM_OCTET_PTR => {
+                param.return_size = value.len();
+                if !param.data.is_null() {
+                    // SAFETY: OSSL_PARAM_OCTET_PTR's data is a place for one pointer (OSSL_PARAM(3)).
+                    unsafe { param.data.cast::<*const c_void>().write_unaligned(value.as_ptr().cast()) };
+                }
+                Ok(())
+            }
+            _ => self.octets(key, value),
+        }
+    }
+
     /// Answers with a small number.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ use crate::openssl::algorithm;
 use crate::openssl::core::{Bio, Prompt};
 use crate::openssl::operation::decoder::Decoder;
 use crate::openssl::operation::{Data, ObjectType, Objects, Selection};
+use crate::public::PublicKey;
 use crate::uri::Uri;
 
 /// The most octets of a key file in DER.
@@ -155,21 +156,26 @@ impl Decoder for Record {
         input: &mut Bio,
         _selection: Selection,
         objects: &mut Objects,
-        _prompt: &mut Prompt,
+        prompt: &mut Prompt,
     ) -> Result<bool> {
         // Whatever has no type yet comes here too.
         let record = Zeroizing::new(input.read_to_end(LIMIT));
-        match keyfile::decode_record(&record)? {
-            Some(_) => give_record(provider, objects, Some(c"RSA"), &record),
-            None => Ok(true),
-        }
+        let Some(uri) = keyfile::decode_record(&record)? else { return Ok(true) };
+        let data_type = match &uri.public {
+            Some(PublicKey::Rsa(_)) => c"RSA",
+            Some(PublicKey::Ec(_)) => c"EC",
+            Some(PublicKey::Ed25519(_)) => c"ED25519",
+            // Only the HSM knows. It is asked once, so whoever wants another type is given this one all the same.
+            None => return give_key(provider, objects, &uri, prompt),
+        };
+        give_record(provider, objects, Some(data_type), &record)
     }
 }
 
-/// From a record to the key.
-pub(super) struct Rsa;
+/// From a record to the key, whatever type the step before said.
+pub(super) struct Last;
 
-impl Decoder for Rsa {
+impl Decoder for Last {
     type Provider = Provider;
 
     fn decode(
@@ -185,6 +191,14 @@ impl Decoder for Rsa {
             Some(key) => key,
             None => open(provider, &uri, prompt)?,
         };
-        objects.key(c"RSA", Key::new(provider, key))
+        let key = Key::new(provider, key);
+        objects.key(key.data_type(), key)
     }
+}
+
+/// Hands over the key of a URI.
+fn give_key(provider: &Arc<Provider>, objects: &mut Objects, uri: &Uri, prompt: &mut Prompt) -> Result<bool> {
+    let key = provider.shielded(|| provider.keys.open(uri, &mut ask(prompt)))?;
+    let key = Key::new(provider, key);
+    objects.key(key.data_type(), key)
 }

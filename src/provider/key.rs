@@ -1,21 +1,33 @@
 //! A key as OpenSSL holds it.
 
 use std::ffi::CStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::Provider;
-use crate::error::{Error, Reason, Result};
+use super::asym_cipher::Memory;
+use crate::curve::Curve;
+use crate::error::{Error, Reason, Result, bail};
 use crate::mechanism::Mechanism;
 use crate::openssl::core::{Core, HasCore};
-use crate::public::RsaPublicKey;
+use crate::public::{EcPublicKey, Ed25519PublicKey, PublicKey, RsaPublicKey};
 
 /// A key and the provider context that it belongs to.
 pub(super) struct Key {
     provider: Arc<Provider>,
-    /// `None` only for the object that OpenSSL makes on its way to compare keys.
-    key: Option<crate::key::Key>,
+    /// Empty until OpenSSL fills in what it has made on its way to import or to compare keys.
+    content: OnceLock<Content>,
+    /// The curve of a key that is to come.
+    curve: Option<&'static Curve>,
     listing: Option<Arc<Listing>>,
+    /// What its decryptions remember.
+    pub(super) decryption: Memory,
+}
+
+enum Content {
+    InHsm(crate::key::Key),
+    /// Somebody else's: the other side of a key exchange.
+    Public(PublicKey),
 }
 
 /// A listing that a key came from. An application that takes the first of several keys and stops has not asked for a listing: it has
@@ -39,7 +51,29 @@ impl Key {
     }
 
     pub(super) fn empty(provider: &Arc<Provider>) -> Self {
-        Self { provider: Arc::clone(provider), key: None, listing: None }
+        Self {
+            provider: Arc::clone(provider),
+            content: OnceLock::new(),
+            curve: None,
+            listing: None,
+            decryption: Memory::default(),
+        }
+    }
+
+    /// An object for a public key on a curve.
+    pub(super) fn on_curve(&self, curve: &'static Curve) -> Self {
+        Self { curve: Some(curve), ..Self::empty(&self.provider) }
+    }
+
+    /// The curve of an EC key, or of an object for one.
+    ///
+    /// # Errors
+    /// `KeyUnsupported`, `NotInitialised`.
+    pub(super) fn curve(&self) -> Result<&'static Curve> {
+        match self.curve {
+            Some(curve) => Ok(curve),
+            None => self.ec()?.curve(),
+        }
     }
 
     pub(super) fn listed(
@@ -47,29 +81,67 @@ impl Key {
         key: crate::key::Key,
         listing: Option<Arc<Listing>>,
     ) -> Arc<Self> {
-        Arc::new(Self { provider: Arc::clone(provider), key: Some(key), listing })
+        Arc::new(Self {
+            provider: Arc::clone(provider),
+            content: OnceLock::from(Content::InHsm(key)),
+            curve: None,
+            listing,
+            decryption: Memory::default(),
+        })
     }
 
     pub(super) fn is_there(&self) -> bool {
-        self.key.is_some()
+        self.content.get().is_some()
+    }
+
+    /// Takes a public key into an empty object; `false` for one that is not empty.
+    pub(super) fn take(&self, public: PublicKey) -> bool {
+        self.content.set(Content::Public(public)).is_ok()
+    }
+
+    pub(super) fn provider(&self) -> &Arc<Provider> {
+        &self.provider
     }
 
     /// The key.
     ///
     /// # Errors
-    /// `NotInitialised` for an object without one.
+    /// `NotInitialised` for an object without one, `OperationUnsupported` for a public key alone.
     pub(super) fn key(&self) -> Result<&crate::key::Key> {
-        self.key.as_ref().ok_or_else(|| Reason::NotInitialised.into())
+        match self.content.get() {
+            Some(Content::InHsm(key)) => Ok(key),
+            Some(Content::Public(_)) => {
+                bail!(OperationUnsupported, "it is a public key, without its private half")
+            }
+            None => Err(Reason::NotInitialised.into()),
+        }
     }
 
     /// Its key manager.
     pub(super) fn data_type(&self) -> &'static CStr {
-        if self.pss_only() { c"RSA-PSS" } else { c"RSA" }
+        match self.public() {
+            Ok(PublicKey::Ec(_)) => c"EC",
+            Ok(PublicKey::Ed25519(_)) => c"ED25519",
+            _ if self.pss_only() => c"RSA-PSS",
+            _ => c"RSA",
+        }
     }
 
     /// Whether it signs with PSS only.
     pub(super) fn pss_only(&self) -> bool {
-        self.key.as_ref().is_some_and(crate::key::Key::pss_only)
+        self.key().is_ok_and(crate::key::Key::pss_only)
+    }
+
+    /// Its public half.
+    ///
+    /// # Errors
+    /// `NotInitialised` for an object without one.
+    pub(super) fn public(&self) -> Result<&PublicKey> {
+        match self.content.get() {
+            Some(Content::InHsm(key)) => Ok(key.public()),
+            Some(Content::Public(public)) => Ok(public),
+            None => Err(Reason::NotInitialised.into()),
+        }
     }
 
     /// Its public half.
@@ -77,7 +149,32 @@ impl Key {
     /// # Errors
     /// `KeyUnsupported` where it is no RSA key.
     pub(super) fn rsa(&self) -> Result<&RsaPublicKey> {
-        self.key()?.rsa()
+        match self.public()? {
+            PublicKey::Rsa(rsa) => Ok(rsa),
+            other => bail!(KeyUnsupported, "it is an {} key", other.type_name()),
+        }
+    }
+
+    /// Its public half.
+    ///
+    /// # Errors
+    /// `KeyUnsupported` where it is no EC key.
+    pub(super) fn ec(&self) -> Result<&EcPublicKey> {
+        match self.public()? {
+            PublicKey::Ec(ec) => Ok(ec),
+            other => bail!(KeyUnsupported, "it is an {} key", other.type_name()),
+        }
+    }
+
+    /// Its public half.
+    ///
+    /// # Errors
+    /// `KeyUnsupported` where it is no Ed25519 key.
+    pub(super) fn ed25519(&self) -> Result<&Ed25519PublicKey> {
+        match self.public()? {
+            PublicKey::Ed25519(ed25519) => Ok(ed25519),
+            other => bail!(KeyUnsupported, "it is an {} key", other.type_name()),
+        }
     }
 
     /// Signs with the private half.

@@ -1,5 +1,8 @@
 //! Key management: the public half is shown and exported, the private half stays where it is.
 
+mod ec;
+mod ed25519;
+
 use std::ffi::CStr;
 use std::sync::Arc;
 
@@ -11,6 +14,9 @@ use crate::openssl::operation::Selection;
 use crate::openssl::operation::keymgmt::Keymgmt;
 use crate::openssl::params::{Descriptors, ParamList, Params, Request, descriptors};
 use crate::public::RsaPublicKey;
+
+pub(super) use ec::Ec;
+pub(super) use ed25519::{Ed25519, SIGNATURE_SIZE as ED25519_SIGNATURE_SIZE};
 
 /// RSA keys for every padding.
 pub(super) struct Rsa;
@@ -43,15 +49,19 @@ impl Keymgmt for Rsa {
         Key::empty(provider)
     }
 
-    fn import(params: &Params) -> Result<()> {
+    fn import(_key: &Key, params: &Params) -> Result<bool> {
         if params.get(c::OSSL_PKEY_PARAM_RSA_D).is_some() {
             bail!(OperationUnsupported, "hsmkey takes no private keys in: the HSM makes them");
         }
-        Ok(())
+        Ok(false)
     }
 
     fn is_there(key: &Key) -> bool {
         key.is_there()
+    }
+
+    fn has_private(key: &Key) -> bool {
+        key.key().is_ok()
     }
 
     fn is_ours(key: &Key) -> bool {
@@ -102,12 +112,16 @@ impl Keymgmt for RsaPss {
         Rsa::empty(provider)
     }
 
-    fn import(params: &Params) -> Result<()> {
-        Rsa::import(params)
+    fn import(key: &Key, params: &Params) -> Result<bool> {
+        Rsa::import(key, params)
     }
 
     fn is_there(key: &Key) -> bool {
         Rsa::is_there(key)
+    }
+
+    fn has_private(key: &Key) -> bool {
+        Rsa::has_private(key)
     }
 
     fn is_ours(key: &Key) -> bool {

@@ -222,13 +222,7 @@ impl Signature {
         if known.size != host.size() {
             bail!(DigestUnsupported, "{} of this OpenSSL has {} octets", host.name(), host.size());
         }
-        if known.hash == HashKind::Sha1 {
-            match self.provider.keys.sha1()? {
-                Sha1::Allow => {}
-                Sha1::Warn => log::warn!("a signature over SHA-1"),
-                Sha1::Deny => bail!(DigestUnsupported, "hsmkey-sha1 = deny"),
-            }
-        }
+        self.provider.permit(Some(known))?;
         Ok(Chosen { host, known })
     }
 
@@ -349,8 +343,20 @@ impl Provider {
         if self.version >= (3, 1) { mechanism::SALT_AUTO_DIGEST_MAX } else { mechanism::SALT_AUTO }
     }
 
+    /// Fails for a digest that the configuration does not let anybody sign.
+    pub(super) fn permit(&self, digest: Option<&Digest>) -> Result<()> {
+        if digest.is_some_and(|digest| digest.hash == HashKind::Sha1) {
+            match self.keys.sha1()? {
+                Sha1::Allow => {}
+                Sha1::Warn => log::warn!("a signature over SHA-1"),
+                Sha1::Deny => bail!(DigestUnsupported, "hsmkey-sha1 = deny"),
+            }
+        }
+        Ok(())
+    }
+
     /// A digest of the application's OpenSSL. We have none, so a query for ourselves is not one about digests.
-    fn digest(&self, name: &str, properties: Option<&str>) -> Result<HostDigest> {
+    pub(super) fn digest(&self, name: &str, properties: Option<&str>) -> Result<HostDigest> {
         let others = properties.map(|properties| without_provider(properties, &self.name));
         self.digests.fetch(&self.core, name, others.as_deref().filter(|others| !others.is_empty()))
     }

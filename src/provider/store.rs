@@ -185,10 +185,9 @@ impl Store {
                     others.extend(object.public.map(Item::Public))
                 }
                 ObjectClass::PrivateKey => {
-                    let key = keys.found(&object)?;
-                    // An EC key among others in a listing is passed over; the only one is an error.
-                    match key.rsa() {
-                        Ok(_) => private.push(key),
+                    // A key among others in a listing that nothing can be done with is passed over; the only one is an error.
+                    match keys.found(&object) {
+                        Ok(key) => private.push(key),
                         Err(error) if uri.names_a_key() => return Err(error),
                         Err(_) => {}
                     }
@@ -208,6 +207,9 @@ impl Store {
                 return Err(error);
             }
             self.listing = Some(Arc::new(Listing { ambiguous: error, seen: AtomicBool::new(false) }));
+        }
+        if let [_] = private[..] {
+            private = private.into_iter().map(|key| key.called(&uri)).collect();
         }
         if self.wanted.is_for_certificates() {
             private.clear();

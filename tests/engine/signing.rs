@@ -2,15 +2,6 @@
 
 use std::fs;
 
-use openssl::ec::{EcGroup, EcKey};
-use openssl::nid::Nid;
-use openssl::pkey::PKey;
-
-use hsmkey::keyfile::write_pointer;
-use hsmkey::public::PublicKey;
-use hsmkey::spki::spki_to_public;
-use hsmkey::uri::Uri;
-
 use crate::support::{Hsm, Key, OpenSsl, Program};
 
 /// An HSM with a key in it, configured as libp11's users have it.
@@ -192,36 +183,23 @@ fn three_x_finds_keys_by_an_engine_uri() {
 
 #[test]
 fn ec_keys_sign_and_derive() {
-    let (hsm, _) = setting();
-    for curve in [Nid::X9_62_PRIME256V1, Nid::SECP384R1, Nid::SECP521R1] {
-        let group = EcGroup::from_curve_name(curve).unwrap();
-        let new = || PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
-        let (ours, peer) = (new(), new());
-        let der = hsm.token.write("ec.der", ours.private_key_to_der().unwrap());
-        let label = format!("ec-{}", curve.as_raw());
-        let private = ["--write-object", &der, "--type", "privkey", "--label", &label];
-        let [write, der, kind, private, as_label, label] = private;
-        let usage = [write, der, kind, private, as_label, label, "--usage-sign", "--usage-derive"];
-        hsm.token.pkcs11_tool(usage).succeeds();
-        let uri = Uri::parse(format!("pkcs11:token=test;object={label}").as_bytes()).unwrap();
-        let public = spki_to_public(&ours.public_key_to_der().unwrap()).unwrap();
-        let public: Option<PublicKey> = Some(public);
-        let pointer = hsm.token.write("ec.pointer", write_pointer(&Uri { public, ..uri }).unwrap());
-        hsm.token.write("ec.pub", ours.public_key_to_pem().unwrap());
-        hsm.token.write("ec.key", ours.private_key_to_pem_pkcs8().unwrap());
-        hsm.token.write("peer.pub", peer.public_key_to_pem().unwrap());
+    for curve in ["prime256v1", "secp384r1", "secp521r1"] {
+        let (hsm, _) = setting();
+        let key = hsm.import_ec(curve, "ec");
+        in_software(&hsm, &["ecparam", "-name", curve, "-genkey", "-noout", "-out", "peer.key"]);
+        in_software(&hsm, &["pkey", "-in", "peer.key", "-pubout", "-out", "peer.pub"]);
         let derive = ["pkeyutl", "-derive", "-peerkey", "peer.pub", "-inkey"];
-        let secret = in_software(&hsm, &[&derive[..], &["ec.key"]].concat());
+        let secret = in_software(&hsm, &[&derive[..], &[&key.software_file]].concat());
         for openssl in OpenSsl::with_engines() {
             for digest in ["-sha1", "-sha256", "-sha512"] {
-                let sign = ["-sign", &pointer, "-out", "signature", "document"];
-                openssl.with(&hsm, [&["dgst", digest], &ENGINE[..], &sign].concat()).succeeds();
-                in_software(
-                    &hsm,
-                    &["dgst", digest, "-verify", "ec.pub", "-signature", "signature", "document"],
-                );
+                for name in [&key.file, "label_ec"] {
+                    let sign = ["-sign", name, "-out", "signature", "document"];
+                    openssl.with(&hsm, [&["dgst", digest], &ENGINE[..], &sign].concat()).succeeds();
+                    let verify = ["-verify", &key.public_file, "-signature", "signature", "document"];
+                    in_software(&hsm, &[&["dgst", digest], &verify[..]].concat());
+                }
             }
-            let derive = [&derive[..], &[&pointer, "-out", "secret"], &ENGINE].concat();
+            let derive = [&derive[..], &[&key.file, "-out", "secret"], &ENGINE].concat();
             openssl.with(&hsm, derive).succeeds();
             assert!(fs::read(hsm.token.path("secret")).unwrap() == secret, "{}", openssl.version);
         }

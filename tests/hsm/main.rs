@@ -4,11 +4,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod control;
 mod counts;
 mod faults;
 mod forks;
 mod keys;
 mod modules;
+mod pairs;
 mod pins;
 mod scenario;
 mod sessions;

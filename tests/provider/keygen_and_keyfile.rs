@@ -10,23 +10,23 @@ use hsmkey::public::PublicKey;
 use crate::support::{Hsm, Program, Recorder, Token, softhsm};
 
 /// The command on this token, with the PIN's place named.
-fn hsmkey(hsm: &Hsm, arguments: &[&str]) -> Program {
+pub fn hsmkey(hsm: &Hsm, arguments: &[&str]) -> Program {
     let source = format!("file:{}", hsm.token.pin_file());
     hsm.hsmkey(arguments.iter().chain(&["--pin-source", &source]))
         .env("PKCS11_PROVIDER_MODULE", Recorder::module())
 }
 
-fn der(pem: &[u8]) -> Vec<u8> {
+pub fn der(pem: &[u8]) -> Vec<u8> {
     pem_rfc7468::decode_vec(pem).unwrap().1
 }
 
 /// What the token says about its keys, logged in.
-fn objects(hsm: &Hsm, kind: &str) -> String {
+pub fn objects(hsm: &Hsm, kind: &str) -> String {
     hsm.token.pkcs11_tool(["--list-objects", "--type", kind]).succeeds().text().to_owned()
 }
 
 /// Which of these uses pkcs11-tool names.
-fn usage<'a>(listing: &str, uses: &[&'a str]) -> Vec<&'a str> {
+pub fn usage<'a>(listing: &str, uses: &[&'a str]) -> Vec<&'a str> {
     let line = listing.lines().find_map(|line| line.trim().strip_prefix("Usage:")).unwrap_or_default();
     let allowed: Vec<&str> = line.split(',').map(str::trim).collect();
     uses.iter().copied().filter(|wanted| allowed.contains(wanted)).collect()

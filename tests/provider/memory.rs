@@ -30,6 +30,51 @@ fn signing_leaves_nothing_behind() {
 }
 
 #[test]
+fn decrypting_and_writing_leave_nothing_behind() {
+    let hsm = Hsm::new();
+    let key = hsm.import_rsa(2048, "memory");
+    hsm.token.write("message", "some octets");
+    let oaep = ["-pkeyopt", "rsa_padding_mode:oaep", "-pkeyopt", "rsa_oaep_label:aa"];
+    let encrypt = ["pkeyutl", "-encrypt", "-inkey", &key.file, "-in", "message", "-out", "ciphertext"];
+    let decrypt = ["pkeyutl", "-decrypt", "-inkey", &key.file, "-in", "ciphertext", "-out", "back"];
+    let valgrind =
+        ["--quiet", "--leak-check=full", "--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"];
+    for program in [
+        hsm.openssl(encrypt.iter().chain(&oaep)),
+        hsm.openssl(decrypt.iter().chain(&oaep)),
+        hsm.openssl(encrypt),
+        hsm.openssl(decrypt),
+        hsm.program(c_program("decrypter"), [&key.file, "implicit", "3", "ciphertext", "message"]),
+        hsm.program(c_program("decrypter"), [&key.file, "tls:303", "3", "ciphertext"]),
+        hsm.openssl(["pkey", "-in", &key.uri, "-text", "-out", "written"]),
+    ] {
+        let outcome = program.under("valgrind", valgrind).limit(Duration::from_secs(180)).succeeds();
+        assert_eq!(ours(&outcome.stderr), Vec::<String>::new(), "{outcome}");
+    }
+}
+
+#[test]
+fn ec_keys_leave_nothing_behind() {
+    let hsm = Hsm::cloudhsm();
+    let key = hsm.import_ec("prime256v1", "memory");
+    let peer = hsm.import_ec("prime256v1", "peer");
+    hsm.token.write("document", "some octets");
+    let valgrind =
+        ["--quiet", "--leak-check=full", "--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"];
+    let derive = ["derive", &key.file, &peer.public_file, "sha256", "32"];
+    for program in [
+        hsm.openssl(["dgst", "-sha256", "-sign", &key.file, "-out", "signature", "document"]),
+        hsm.openssl(["dgst", "-sha256", "-sign", &key.uri, "-out", "signature", "document"]),
+        hsm.program(c_program("elliptic"), ["sizes", &key.file]),
+        hsm.program(c_program("elliptic"), ["own", &key.file]),
+        hsm.program(c_program("elliptic"), derive),
+    ] {
+        let outcome = program.under("valgrind", valgrind).limit(Duration::from_secs(180)).succeeds();
+        assert_eq!(ours(&outcome.stderr), Vec::<String>::new(), "{outcome}");
+    }
+}
+
+#[test]
 fn processes_end_well_on_softhsm2_itself() {
     // Some providers crash SoftHSM2's libcrypto while the process ends. The recorder is not in the way here.
     let hsm = Hsm::new();

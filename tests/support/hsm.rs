@@ -6,9 +6,12 @@ use std::path::Path;
 
 use hsmkey::keyfile;
 use hsmkey::public::RsaPublicKey;
+use hsmkey::spki::spki_to_public;
 use hsmkey::uri::Uri;
 use openssl::bn::BigNum;
-use openssl::pkey::{PKey, Private};
+use openssl::ec::{EcGroup, EcKey};
+use openssl::nid::Nid;
+use openssl::pkey::{Id, PKey, Private};
 use openssl::rsa::Rsa;
 
 use super::{Program, Recorder, Token, repository};
@@ -30,7 +33,7 @@ pub struct Key {
     pub software: PKey<Private>,
     /// Its URI, `pkcs11:token=test;object=LABEL;type=private` (`token=hsm1` on a CloudHSM).
     pub uri: String,
-    /// The path of its reference key file.
+    /// The path of its key file, in the reference form for RSA, else in the pointer form with the public key.
     pub file: String,
     /// The path of the software key's file, PKCS#8 PEM.
     pub software_file: String,
@@ -170,24 +173,59 @@ impl Hsm {
     pub fn import_rsa_key(&self, rsa: Rsa<Private>, label: &str) -> Key {
         let public = RsaPublicKey::new(&rsa.n().to_vec(), &rsa.e().to_vec());
         let software = PKey::from_rsa(rsa).expect("an RSA key is a key");
+        self.import_key(software, label, |uri| {
+            keyfile::write_reference(&public, &uri).expect("labels of tests are short")
+        })
+    }
+
+    /// A fresh EC key on the curve of this name of OpenSSL's, in the token and here, with its key files.
+    pub fn import_ec(&self, curve: &str, label: &str) -> Key {
+        let nid = match curve {
+            "prime256v1" => Nid::X9_62_PRIME256V1,
+            "secp384r1" => Nid::SECP384R1,
+            "secp521r1" => Nid::SECP521R1,
+            "secp256k1" => Nid::SECP256K1,
+            other => panic!("{other} is no curve of the tests"),
+        };
+        let group = EcGroup::from_curve_name(nid).expect("a curve");
+        let software = PKey::from_ec_key(EcKey::generate(&group).expect("a key")).expect("a key");
+        self.import_with_pointer(software, label)
+    }
+
+    /// A key of any type, put into the token, with a pointer file that has its public key.
+    pub fn import_with_pointer(&self, software: PKey<Private>, label: &str) -> Key {
+        let spki = software.public_key_to_der().expect("a key can be written");
+        let public = Some(spki_to_public(&spki).expect("tests have keys that are supported"));
+        self.import_key(software, label, |uri| {
+            keyfile::write_pointer(&Uri { public, ..uri }).expect("a private key's URI")
+        })
+    }
+
+    fn import_key(&self, software: PKey<Private>, label: &str, file: impl FnOnce(Uri) -> String) -> Key {
         if self.like_aws {
             self.token.import_like_aws(&software, label);
+        } else if software.id() == Id::EC {
+            self.token.import_to_derive(&software, label, &hexadecimal(label));
         } else {
             self.token.import(&software, label, "a1");
         }
         let uri = format!("pkcs11:token={};object={label};type=private", self.token_label);
-        let parsed = Uri::parse(uri.as_bytes()).expect("labels of tests need no escapes");
-        let reference = keyfile::write_reference(&public, &parsed).expect("labels of tests are short");
+        let key_file = file(Uri::parse(uri.as_bytes()).expect("labels of tests need no escapes"));
         let pkcs8 = software.private_key_to_pem_pkcs8().expect("a key can be written");
         let spki = software.public_key_to_pem().expect("a key can be written");
         Key {
             uri,
-            file: self.token.write(&format!("{label}.key"), reference),
+            file: self.token.write(&format!("{label}.key"), key_file),
             software_file: self.token.write(&format!("{label}.software.key"), pkcs8),
             public_file: self.token.write(&format!("{label}.pub"), spki),
             software,
         }
     }
+}
+
+/// An id for a label.
+fn hexadecimal(label: &str) -> String {
+    label.bytes().map(|octet| format!("{octet:02x}")).collect()
 }
 
 /// conf/openssl.cnf as `make install` writes it on this machine.

@@ -1,6 +1,7 @@
 //! Runs a program with a clean environment and a time limit, and says what came of it.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
@@ -15,17 +16,6 @@ pub struct Program {
     directory: Option<PathBuf>,
     stdin: Vec<u8>,
     limit: Duration,
-}
-
-/// A program that runs until this is dropped.
-pub struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// What came of a program.
@@ -105,17 +95,30 @@ impl Program {
         self
     }
 
-    /// Runs it to its end. A program that is still running at its limit is killed, and the test fails.
-    pub fn run(self) -> Outcome {
+    /// Starts it and does not wait for its end. It has nothing to read, and what it writes goes to a file.
+    pub fn start(self, output: File) -> Child {
+        let error_output = output.try_clone().expect("a file can be shared");
+        let (mut process, command) = self.command();
+        process.stdin(Stdio::null()).stdout(output).stderr(error_output);
+        process.spawn().unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    /// The process, in a group of its own, so that what it starts can be ended with it; and its command line.
+    fn command(&self) -> (Command, String) {
         let command = std::iter::once(&self.name).chain(&self.arguments).map(|part| part.to_string_lossy());
         let command = command.collect::<Vec<_>>().join(" ");
-        let started = Instant::now();
         let mut process = Command::new(&self.name);
-        // A group of its own, so that what it starts can be ended with it.
-        process.args(&self.arguments).env_clear().envs(self.environment).process_group(0);
+        process.args(&self.arguments).env_clear().envs(self.environment.iter().cloned()).process_group(0);
         if let Some(directory) = &self.directory {
             process.current_dir(directory);
         }
+        (process, command)
+    }
+
+    /// Runs it to its end. A program that is still running at its limit is killed, and the test fails.
+    pub fn run(self) -> Outcome {
+        let (mut process, command) = self.command();
+        let started = Instant::now();
         let mut child = process
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -152,17 +155,6 @@ impl Program {
             stderr: String::from_utf8_lossy(&stderr.join().expect("reading does not panic")).into_owned(),
             time: started.elapsed(),
         }
-    }
-
-    /// Starts it and lets it run; it ends when what this gives is dropped.
-    pub fn start(self) -> Running {
-        let mut process = Command::new(&self.name);
-        process.args(&self.arguments).env_clear().envs(self.environment).process_group(0);
-        if let Some(directory) = &self.directory {
-            process.current_dir(directory);
-        }
-        let process = process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Running(process.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.name)))
     }
 
     /// Runs it; it has to exit with status 0.

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use openssl::pkey::{PKey, Private};
+use openssl::pkey::{Id, PKey, Private};
 use tempfile::TempDir;
 
 use super::Program;
@@ -89,17 +89,33 @@ impl Token {
         fs::remove_file(file).expect("our own file");
     }
 
-    /// Puts a key pair into the token as AWS's CLI makes them: no id, and the public half's label is `<label>_pub`.
-    pub fn import_like_aws(&self, key: &PKey<Private>, label: &str) {
+    /// Puts a key pair into the token that may derive as well as sign. Both halves get the label and the id (hexadecimal).
+    pub fn import_to_derive(&self, key: &PKey<Private>, label: &str, id: &str) {
+        self.write_halves(key, [label, label], &["--id", id], &["--usage-sign", "--usage-derive"]);
+    }
+
+    /// Puts the halves of a key into the token, without id; a half with an empty label is left out. The private half may sign and, an
+    /// EC key's, derive.
+    pub fn import_halves(&self, key: &PKey<Private>, private_label: &str, public_label: &str) {
+        let usage: &[&str] = if key.id() == Id::EC { &["--usage-sign", "--usage-derive"] } else { &[] };
+        self.write_halves(key, [private_label, public_label], &[], usage);
+    }
+
+    fn write_halves(&self, key: &PKey<Private>, labels: [&str; 2], options: &[&str], usage: &[&str]) {
         let private = key.private_key_to_pem_pkcs8().expect("a key can be written");
         let public = key.public_key_to_der().expect("a key can be written");
-        for (kind, octets, label) in
-            [("privkey", private, label.to_owned()), ("pubkey", public, format!("{label}_pub"))]
-        {
+        let halves = [("privkey", private, labels[0], usage), ("pubkey", public, labels[1], &[][..])];
+        for (kind, octets, label, usage) in halves.into_iter().filter(|(_, _, label, _)| !label.is_empty()) {
             let file = self.write("import", octets);
-            self.pkcs11_tool(["--write-object", &file, "--type", kind, "--label", &label]).succeeds();
+            let write = ["--write-object", &file, "--type", kind, "--label", label];
+            self.pkcs11_tool([&write[..], options, usage].concat()).succeeds();
             fs::remove_file(file).expect("our own file");
         }
+    }
+
+    /// Puts a key pair into the token as AWS's CLI makes them: no id, and the public half's label is `<label>_pub`.
+    pub fn import_like_aws(&self, key: &PKey<Private>, label: &str) {
+        self.import_halves(key, label, &format!("{label}_pub"));
     }
 
     /// SoftHSM2's command on this directory.
@@ -108,9 +124,9 @@ impl Token {
     }
 
     /// OpenSC's command on this token, logged in.
-    pub fn pkcs11_tool<const N: usize>(&self, arguments: [&str; N]) -> Program {
+    pub fn pkcs11_tool<'a>(&self, arguments: impl AsRef<[&'a str]>) -> Program {
         let common = ["--module", softhsm(), "--token-label", &self.label, "--login", "--pin", &self.pin];
-        Program::new("pkcs11-tool", common.iter().chain(&arguments))
+        Program::new("pkcs11-tool", common.iter().chain(arguments.as_ref()))
             .env("SOFTHSM2_CONF", self.softhsm2_conf())
     }
 }

@@ -1,23 +1,27 @@
 //! A session on the token that was meant, logged in.
 
 use std::mem::{self, ManuallyDrop};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as CryptokiError, RvError};
 use cryptoki::mechanism::Mechanism;
-use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::object::{Attribute, AttributeType, ObjectClass};
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::RawAuthPin;
-use hsmkey::config::{CLOUDHSM_MODULE, Config};
+use hsmkey::config::Config;
 use hsmkey::environment::Environment;
 use hsmkey::error::{Error, Reason, Result};
-use hsmkey::hsm::{CONNECT_ADVICE, check_whole, explain};
-use hsmkey::public::RsaPublicKey;
+use hsmkey::hsm::{Authenticator, Hsm, Settings};
+use hsmkey::pin::PinSource;
+use hsmkey::public::{EcPublicKey, Ed25519PublicKey, PublicKey, RsaPublicKey};
+use hsmkey::secret::Pin;
 use hsmkey::uri::{TokenAttributes, Uri};
 
 use crate::pin;
+use crate::verifier::Openssl;
 
 /// How to reach the HSM.
 #[derive(clap::Args)]
@@ -36,13 +40,6 @@ pub struct Connection {
     _module: ManuallyDrop<Pkcs11>,
 }
 
-/// A private key that a search found.
-pub struct Found {
-    pub label: Option<String>,
-    pub id: Option<Vec<u8>>,
-    pub public: RsaPublicKey,
-}
-
 impl Reach {
     /// Loads the module, chooses the token and logs in, once.
     ///
@@ -53,103 +50,99 @@ impl Reach {
         let configured = Config::from_directives(&mut |_| None, &environment)?;
         let path = match &self.module {
             Some(path) => path,
-            None => configured.module_path(&environment).map_err(|error| match error.reason() {
-                Reason::NoModule => Error::new(
-                    Reason::NoModule,
-                    format!("give --module FILE; {CLOUDHSM_MODULE} is not there"),
-                ),
-                _ => error,
-            })?,
+            None => configured.module_path(&environment)?,
         };
-        let module = ManuallyDrop::new(load(path)?);
+        let module = Pkcs11::new(path)
+            .map_err(|error| Error::new(Reason::ModuleLoad, format!("{}: {error}", path.display())))?;
+        let module = ManuallyDrop::new(module);
         module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).map_err(|error| {
-            Error::new(Reason::ModuleInitialise, format!("{}: {CONNECT_ADVICE}", described(&error)))
+            let advice = "is the CloudHSM client configured, and its daemon started where it has one?";
+            Error::new(Reason::ModuleInitialise, format!("{}; {advice}", described(&error)))
         })?;
-        let (slot, label) = choose(&module, &uri.token)?;
+        let slot = choose(&module, &uri.token)?;
         let mut pin = pin::find(uri, self.pin_source.as_deref())?;
         let session = ManuallyDrop::new(module.open_rw_session(slot).map_err(hsm_call)?);
-        let nameless = !pin.contains(&b':');
         let pin = RawAuthPin::new(Box::new(mem::take(&mut *pin)));
-        session.login_with_raw(UserType::User, &pin).map_err(|error| {
-            let error = hsm_call(error);
-            if error.reason() == Reason::PinRejected && nameless && is_cloudhsm(path, &label) {
-                Error::new(Reason::PinFormat, format!("{}: CloudHSM wants user:password", error.detail()))
-            } else {
-                error
-            }
-        })?;
+        session.login_with_raw(UserType::User, &pin).map_err(hsm_call)?;
         Ok(Connection { session, _module: module })
+    }
+
+    /// The HSM as the library reaches it, and the PIN. Nothing is called yet.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration or the PIN.
+    pub fn hsm(&self, uri: &Uri) -> Result<(Hsm, Arc<dyn Authenticator>)> {
+        let environment = Environment::of_process();
+        let config = Config::from_directives(&mut |_| None, &environment)?;
+        let module = match &self.module {
+            Some(path) => path.clone(),
+            None => config.module_path(&environment)?.to_path_buf(),
+        };
+        let pin = pin::find(uri, self.pin_source.as_deref())?;
+        let settings = Settings {
+            module,
+            init_args: config.init_args,
+            token: config.token,
+            max_sessions: config.max_sessions,
+            retry_time: config.retry_time,
+            login: config.login,
+            runtime_directory: config.runtime_directory,
+        };
+        let authenticator = PinSource::entered(Arc::new(Pin::from(pin)));
+        Ok((Hsm::verified_by(settings, Arc::new(Openssl)), Arc::new(authenticator)))
     }
 }
 
 impl Connection {
-    /// The RSA private keys that the URI names, each with its public half.
+    /// Whether a private key has the label of the URI.
     ///
     /// # Errors
     /// `HsmCall` and its more exact relatives.
-    pub fn rsa_keys(&self, uri: &Uri) -> Result<Vec<Found>> {
-        let mut template = vec![Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::KeyType(KeyType::RSA)];
+    pub fn is_taken(&self, uri: &Uri) -> Result<bool> {
+        let mut template = vec![Attribute::Class(ObjectClass::PRIVATE_KEY)];
         template.extend(uri.object.as_ref().map(|label| Attribute::Label(label.clone().into_bytes())));
-        template.extend(uri.id.as_ref().map(|id| Attribute::Id(id.clone())));
-        let keys = self.session.find_objects(&template).map_err(hsm_call)?;
-        keys.into_iter().map(|key| self.read(key)).collect()
+        self.session.find_objects(&template).map(|keys| !keys.is_empty()).map_err(hsm_call)
     }
 
-    fn read(&self, key: ObjectHandle) -> Result<Found> {
-        let wanted =
-            [AttributeType::Label, AttributeType::Id, AttributeType::Modulus, AttributeType::PublicExponent];
-        let (mut label, mut id, mut modulus, mut exponent) = (None, None, Vec::new(), Vec::new());
-        for attribute in self.session.get_attributes(key, &wanted).map_err(hsm_call)? {
+    /// Makes a key pair and reads its public half.
+    ///
+    /// # Errors
+    /// `HsmCall` and its more exact relatives.
+    pub fn generate(
+        &self,
+        mechanism: &Mechanism,
+        public: &[Attribute],
+        private: &[Attribute],
+    ) -> Result<PublicKey> {
+        // Not repeated after an error: the key may be there.
+        let (public, _) = self.session.generate_key_pair(mechanism, public, private).map_err(hsm_call)?;
+        let wanted: &[AttributeType] = match mechanism {
+            Mechanism::RsaPkcsKeyPairGen => &[AttributeType::Modulus, AttributeType::PublicExponent],
+            _ => &[AttributeType::EcParams, AttributeType::EcPoint],
+        };
+        let (mut modulus, mut exponent, mut params, mut point) = (vec![], vec![], vec![], vec![]);
+        for attribute in self.session.get_attributes(public, wanted).map_err(hsm_call)? {
             match attribute {
-                Attribute::Label(value) => {
-                    label = String::from_utf8(value).ok().filter(|text| !text.is_empty())
-                }
-                Attribute::Id(value) => id = Some(value).filter(|id| !id.is_empty()),
                 Attribute::Modulus(value) => modulus = value,
                 Attribute::PublicExponent(value) => exponent = value,
+                Attribute::EcParams(value) => params = value,
+                Attribute::EcPoint(value) => point = value,
                 _ => (),
             }
         }
-        if modulus.is_empty() || exponent.is_empty() {
-            let detail = "the HSM does not say the public half of the key";
-            return Err(Error::new(Reason::KeyUnsupported, detail));
-        }
-        Ok(Found { label, id, public: RsaPublicKey::new(&modulus, &exponent) })
-    }
-
-    /// Makes a key pair.
-    ///
-    /// # Errors
-    /// `HsmCall` and its more exact relatives.
-    pub fn generate_rsa(&self, public: &[Attribute], private: &[Attribute]) -> Result<()> {
-        // Not repeated after an error: the key may be there.
-        let generated = self.session.generate_key_pair(&Mechanism::RsaPkcsKeyPairGen, public, private);
-        generated.map(drop).map_err(|error| match error {
-            CryptokiError::Pkcs11(RvError::AttributeValueInvalid | RvError::KeySizeRange, _) => {
-                let limits = "CloudHSM makes keys of 2048 to 4096 bits in steps of 256, with an odd exponent of 65537 or more";
-                Error::new(Reason::HsmCall, format!("{}: {limits}", described(&error)))
-            }
-            _ => hsm_call(error),
+        let public = match mechanism {
+            Mechanism::RsaPkcsKeyPairGen => Some(PublicKey::Rsa(RsaPublicKey::new(&modulus, &exponent))),
+            Mechanism::EccKeyPairGen => Some(PublicKey::Ec(EcPublicKey::from_token(&params, &point))),
+            _ => Ed25519PublicKey::from_token(&point).map(PublicKey::Ed25519),
+        };
+        public.ok_or_else(|| {
+            Error::new(Reason::KeyUnsupported, "the HSM does not say the public half of the key")
         })
     }
 }
 
-/// Loads the module.
-fn load(path: &Path) -> Result<Pkcs11> {
-    check_whole(path)?;
-    Pkcs11::new(path).map_err(|error| match error {
-        CryptokiError::LibraryLoading(error) => explain(path, &error.to_string()),
-        error => Error::new(Reason::ModuleInvalid, format!("{}: {error}", path.display())),
-    })
-}
-
-/// Whether the PIN has to have a user in it.
-fn is_cloudhsm(module: &Path, token: &str) -> bool {
-    module.to_string_lossy().contains("cloudhsm") || matches!(token, "hsm1" | "cavium")
-}
-
 /// The slot of the token that the URI names, or of the only token there is: a PIN sent to another one may lock it.
-fn choose(module: &Pkcs11, wanted: &TokenAttributes) -> Result<(Slot, String)> {
+fn choose(module: &Pkcs11, wanted: &TokenAttributes) -> Result<Slot> {
     let library = module.get_library_info().map_err(hsm_call)?;
     let is = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
     let version = library.library_version();
@@ -158,7 +151,7 @@ fn choose(module: &Pkcs11, wanted: &TokenAttributes) -> Result<(Slot, String)> {
         && wanted.library_version.is_none_or(|(major, minor)| {
             major == version.major() && minor.is_none_or(|minor| minor == version.minor())
         });
-    let (mut chosen, mut there) = (Vec::new(), Vec::new());
+    let mut chosen = Vec::new();
     for slot in module.get_slots_with_token().map_err(hsm_call)? {
         let (slot_info, token) = match (module.get_slot_info(slot), module.get_token_info(slot)) {
             (Ok(slot_info), Ok(token)) => (slot_info, token),
@@ -176,18 +169,11 @@ fn choose(module: &Pkcs11, wanted: &TokenAttributes) -> Result<(Slot, String)> {
         if matches {
             chosen.push((slot, token.label().to_owned()));
         }
-        if token.token_initialized() {
-            there.push(token.label().to_owned());
-        }
     }
     match chosen.as_slice() {
-        [one] => Ok(one.clone()),
+        [(slot, _)] => Ok(*slot),
         [] if wanted.is_empty() => Err(Error::new(Reason::TokenNotFound, "the module shows no token")),
-        [] => {
-            let wanted = Uri { token: wanted.clone(), ..Uri::default() };
-            let detail = format!("{}; there are: {}", wanted.address(), there.join(", "));
-            Err(Error::new(Reason::TokenNotFound, detail))
-        }
+        [] => Err(Error::new(Reason::TokenNotFound, "the URI names one that the module does not show")),
         several => {
             let labels: Vec<&str> = several.iter().map(|(_, label)| label.as_str()).collect();
             Err(Error::new(

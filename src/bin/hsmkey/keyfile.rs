@@ -1,17 +1,22 @@
 //! `hsmkey keyfile`: the file that stands for a key in the HSM wherever a program wants a private key file.
 
+use std::path::PathBuf;
+
 use hsmkey::error::{Error, Reason, Result};
+use hsmkey::hsm::{ObjectClass, Query};
 use hsmkey::keyfile::{write_pointer, write_reference};
 use hsmkey::public::PublicKey;
 use hsmkey::uri::Uri;
 
-use crate::connection::{Connection, Found, Reach};
+use crate::connection::Reach;
 use crate::output::Output;
+use crate::reference;
 
-/// Write the key file of an RSA key in the HSM
+/// Write the key file of a private key in the HSM
 ///
 /// The file holds the key's URI and its public half, no secret. Every program that reads a PEM private key file can be given it,
-/// where OpenSSL is configured with hsmkey.
+/// where OpenSSL is configured with hsmkey. For an EC key whose public half the HSM does not tell, the key signs once and the
+/// machine's openssl command verifies.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -20,16 +25,33 @@ pub struct Arguments {
     output: Output,
     #[command(flatten)]
     form: Form,
+    /// Take the modulus from this file, which AWS's tools wrote (reference PEM, "fake" PEM), and find the key in the HSM that has it
+    #[arg(long, value_name = "FILE")]
+    from_reference: Option<PathBuf>,
     /// The key, pkcs11:object=LABEL; it has to match exactly one private key
-    uri: Uri,
+    #[arg(required_unless_present = "from_reference")]
+    uri: Option<Uri>,
 }
 
 /// The form of the file.
 #[derive(clap::Args)]
 pub struct Form {
-    /// Write the pointer form, which pkcs11-provider reads too, and not the reference form
+    /// Write the pointer form, which pkcs11-provider reads too, and not the reference form; EC keys have no other
     #[arg(long)]
     pointer: bool,
+}
+
+impl Form {
+    /// The file of a key.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a URI that names no private key.
+    pub fn write(&self, uri: &Uri, public: &PublicKey) -> Result<String> {
+        match public {
+            PublicKey::Rsa(rsa) if !self.pointer => write_reference(rsa, uri),
+            _ => write_pointer(&Uri { public: Some(public.clone()), ..uri.clone() }),
+        }
+    }
 }
 
 /// Finds the key and writes its file.
@@ -37,35 +59,42 @@ pub struct Form {
 /// # Errors
 /// `KeyNotFound`, `KeyAmbiguous`, `InvalidArgument` for a file that cannot be written, and what the HSM says.
 pub fn run(arguments: Arguments) -> Result<()> {
-    let Arguments { reach, output, form, uri } = arguments;
+    let Arguments { reach, output, form, from_reference, uri } = arguments;
+    let public = from_reference.map(|file| reference::read(&file, &output)).transpose()?;
     output.check()?;
-    write(&reach.connect(&uri)?, &uri, &form, &output)
-}
-
-/// Writes the file of the one key that the URI names.
-///
-/// # Errors
-/// Those of [`run`].
-pub fn write(connection: &Connection, uri: &Uri, form: &Form, output: &Output) -> Result<()> {
-    let mut keys = connection.rsa_keys(uri)?;
-    let Some(key) = keys.pop() else {
-        return Err(Error::new(Reason::KeyNotFound, uri.address().to_string()));
+    let uri = uri.unwrap_or_default();
+    let (hsm, authenticator) = reach.hsm(&uri)?;
+    let query = Query {
+        token: uri.token.clone(),
+        class: Some(ObjectClass::PrivateKey),
+        label: uri.object.clone(),
+        id: uri.id.clone(),
+        public: public.map(PublicKey::Rsa),
     };
-    if !keys.is_empty() {
-        keys.push(key);
-        let matching: Vec<String> = keys.iter().map(|key| complete(uri, key).address().to_string()).collect();
-        return Err(Error::new(Reason::KeyAmbiguous, matching.join(" and ")));
-    }
-    let uri = if uri.names_a_key() { uri.clone() } else { complete(uri, &key) };
-    let file = if form.pointer {
-        write_pointer(&Uri { public: Some(PublicKey::Rsa(key.public)), ..uri })?
-    } else {
-        write_reference(&key.public, &uri)?
+    let keys = hsm.list(&query, &authenticator)?;
+    // The URI with the names that a key has.
+    let complete = |label: &str, id: &[u8]| Uri {
+        object: Some(label.to_owned()).filter(|label| !label.is_empty()),
+        id: Some(id.to_vec()).filter(|id| !id.is_empty()),
+        ..uri.clone()
     };
-    output.write(&file)
-}
-
-/// The URI with the names that the key has.
-fn complete(uri: &Uri, key: &Found) -> Uri {
-    Uri { object: key.label.clone(), id: key.id.clone(), ..uri.clone() }
+    let key = match &keys[..] {
+        [] if query.public.is_some() => {
+            let detail = "there is none with the modulus of the reference, or the user has no share of it";
+            return Err(Error::new(Reason::KeyNotFound, detail));
+        }
+        [] => return Err(Error::new(Reason::KeyNotFound, uri.address().to_string())),
+        [key] => key,
+        several => {
+            let matching: Vec<String> =
+                several.iter().map(|key| complete(&key.label, &key.id).address().to_string()).collect();
+            return Err(Error::new(Reason::KeyAmbiguous, matching.join(" and ")));
+        }
+    };
+    let Some(public) = &key.public else {
+        let detail = "the HSM does not say the public half of the key, and no public key there is it";
+        return Err(Error::new(Reason::KeyUnsupported, detail));
+    };
+    let uri = if uri.names_a_key() { uri.clone() } else { complete(&key.label, &key.id) };
+    output.write(&form.write(&uri, public)?)
 }

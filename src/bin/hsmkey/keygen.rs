@@ -1,17 +1,19 @@
-//! `hsmkey keygen`: an RSA key pair in the HSM, whose private half cannot leave it.
+//! `hsmkey keygen`: a key pair in the HSM, whose private half cannot leave it.
 
+use cryptoki::mechanism::Mechanism;
 use cryptoki::object::Attribute;
 use cryptoki::types::Ulong;
+use hsmkey::curve::Curve;
 use hsmkey::error::{Error, Reason, Result};
 use hsmkey::uri::{Class, Uri};
 
 use crate::connection::Reach;
-use crate::keyfile::{self, Form};
+use crate::keyfile::Form;
 use crate::output::{self, Output};
 
-/// Generate an RSA key pair in the HSM and print its URI
+/// Generate a key pair in the HSM and print its URI
 ///
-/// The private key can sign and nothing else, is sensitive and cannot be extracted. A label that a private key of the HSM has already is refused.
+/// An RSA key, or with --curve an EC key. The private key can sign and nothing else, is sensitive and cannot be extracted. A label that a private key of the HSM has already is refused.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -25,16 +27,29 @@ pub struct Arguments {
     /// The id of both halves, hexadecimal [default: the HSM's, mostly none]
     #[arg(long, value_name = "HEX", value_parser = hexadecimal)]
     id: Option<Id>,
-    /// The length of the modulus
+    /// The length of an RSA key's modulus
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(1024..=16384))]
     bits: u64,
-    /// The public exponent
+    /// An RSA key's public exponent
     #[arg(long, default_value_t = 65537, value_parser = odd)]
     exponent: u64,
+    /// Generate an EC key on this curve: P-256, P-384, P-521, secp256k1 or Ed25519
+    #[arg(long, value_name = "NAME", value_parser = elliptic, conflicts_with_all = ["bits", "exponent"])]
+    curve: Option<Elliptic>,
+    /// Let the EC key derive ECDH secrets, too
+    #[arg(long, requires = "curve")]
+    derive: bool,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
     form: Form,
+}
+
+/// A curve.
+#[derive(Clone, Copy)]
+enum Elliptic {
+    Ec(&'static Curve),
+    Ed25519,
 }
 
 /// CKA_ID. clap takes a bare `Vec` for a list of arguments.
@@ -46,19 +61,28 @@ struct Id(Vec<u8>);
 /// # Errors
 /// `InvalidArgument`, `KeyAmbiguous` for a label that is taken, and what the HSM says.
 pub fn run(arguments: Arguments) -> Result<()> {
-    let Arguments { reach, token, label, id, bits, exponent, output, form } = arguments;
+    let Arguments { reach, token, label, id, bits, exponent, curve, derive, output, form } = arguments;
     // Everything that can be refused is refused before there is a key.
     output.check()?;
     let uri = named(token.unwrap_or_default(), label, id)?;
     let connection = reach.connect(&uri)?;
-    if !connection.rsa_keys(&Uri { id: None, ..uri.clone() })?.is_empty() {
+    if connection.is_taken(&uri)? {
         let detail = "a private key in the HSM has the label already; give another one";
         return Err(Error::new(Reason::KeyAmbiguous, detail));
     }
-    let (public, private) = templates(&uri, bits, exponent);
-    connection.generate_rsa(&public, &private)?;
+    let (mechanism, (public, private)) = match curve {
+        None => (Mechanism::RsaPkcsKeyPairGen, rsa_templates(bits, exponent)),
+        Some(Elliptic::Ec(curve)) => (Mechanism::EccKeyPairGen, ec_templates(curve.params, derive)),
+        Some(Elliptic::Ed25519) => (Mechanism::EccEdwardsKeyPairGen, ec_templates(ED25519_PARAMS, derive)),
+    };
+    let named = |mut template: Vec<Attribute>| {
+        template.extend(uri.object.as_ref().map(|label| Attribute::Label(label.clone().into_bytes())));
+        template.extend(uri.id.as_ref().map(|id| Attribute::Id(id.clone())));
+        template
+    };
+    let public = connection.generate(&mechanism, &named(public), &named(private))?;
     if output.is_named() {
-        keyfile::write(&connection, &uri, &form, &output)?;
+        output.write(&form.write(&uri, &public)?)?;
     }
     if output.is_stdout() { Ok(()) } else { output::print(&format!("{}\n", uri.address())) }
 }
@@ -78,10 +102,10 @@ fn named(token: Uri, label: String, id: Option<Id>) -> Result<Uri> {
 /// CloudHSM wants the length and the exponent in the public template alone; with either in the private one it makes a key
 /// that can do nothing. The public half's CKA_PRIVATE is the HSM's own default, because CloudHSM allows no other. What a key may
 /// not do is said, because SoftHSM2's default is that it may.
-fn templates(uri: &Uri, bits: u64, exponent: u64) -> (Vec<Attribute>, Vec<Attribute>) {
+fn rsa_templates(bits: u64, exponent: u64) -> (Vec<Attribute>, Vec<Attribute>) {
     let exponent = exponent.to_be_bytes();
     let zeros = exponent.iter().take_while(|&&octet| octet == 0).count();
-    let mut public = vec![
+    let public = vec![
         Attribute::Token(true),
         Attribute::Verify(true),
         Attribute::Encrypt(false),
@@ -89,7 +113,7 @@ fn templates(uri: &Uri, bits: u64, exponent: u64) -> (Vec<Attribute>, Vec<Attrib
         Attribute::ModulusBits(Ulong::from(bits)),
         Attribute::PublicExponent(exponent[zeros..].to_vec()),
     ];
-    let mut private = vec![
+    let private = vec![
         Attribute::Token(true),
         Attribute::Private(true),
         Attribute::Sensitive(true),
@@ -98,11 +122,39 @@ fn templates(uri: &Uri, bits: u64, exponent: u64) -> (Vec<Attribute>, Vec<Attrib
         Attribute::Decrypt(false),
         Attribute::Unwrap(false),
     ];
-    for template in [&mut public, &mut private] {
-        template.extend(uri.object.as_ref().map(|label| Attribute::Label(label.clone().into_bytes())));
-        template.extend(uri.id.as_ref().map(|id| Attribute::Id(id.clone())));
-    }
     (public, private)
+}
+
+/// The same for EC (mechanisms section 2.3.3 and 2.3.4).
+fn ec_templates(params: &[u8], derive: bool) -> (Vec<Attribute>, Vec<Attribute>) {
+    let public = vec![
+        Attribute::Token(true),
+        Attribute::Verify(true),
+        Attribute::Encrypt(false),
+        Attribute::Wrap(false),
+        Attribute::EcParams(params.to_vec()),
+    ];
+    let private = vec![
+        Attribute::Token(true),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Sign(true),
+        Attribute::Decrypt(false),
+        Attribute::Unwrap(false),
+        Attribute::Derive(derive),
+    ];
+    (public, private)
+}
+
+/// CKA_EC_PARAMS of Ed25519: id-Ed25519, RFC 8410 section 3.
+const ED25519_PARAMS: &[u8] = &[6, 3, 0x2b, 0x65, 0x70];
+
+fn elliptic(name: &str) -> std::result::Result<Elliptic, &'static str> {
+    if name.eq_ignore_ascii_case("Ed25519") {
+        return Ok(Elliptic::Ed25519);
+    }
+    Curve::by_name(name).map(Elliptic::Ec).ok_or("the curves are P-256, P-384, P-521, secp256k1 and Ed25519")
 }
 
 fn hexadecimal(text: &str) -> std::result::Result<Id, &'static str> {

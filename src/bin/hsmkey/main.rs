@@ -8,6 +8,8 @@ mod keyfile;
 mod keygen;
 mod output;
 mod pin;
+mod reference;
+mod verifier;
 
 use std::process::ExitCode;
 
@@ -15,7 +17,7 @@ use clap::{Parser, Subcommand};
 use hsmkey::config::Log;
 use hsmkey::logging;
 
-/// Makes RSA keys in an HSM and the key files through which OpenSSL finds them.
+/// Makes keys in an HSM and the key files through which OpenSSL finds them.
 #[derive(Parser)]
 #[command(name = "hsmkey", version, arg_required_else_help = true)]
 struct Arguments {

@@ -29,6 +29,11 @@ impl Output {
         self.out.is_some()
     }
 
+    /// The file, where one was named.
+    pub fn file(&self) -> Option<&Path> {
+        self.out.as_deref().filter(|_| !self.is_stdout())
+    }
+
     /// Fails where [`Output::write`] would. Whoever makes a key in the HSM asks before.
     ///
     /// # Errors

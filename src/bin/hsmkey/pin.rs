@@ -25,7 +25,7 @@ pub fn find(uri: &Uri, option: Option<&str>) -> Result<Zeroizing<Vec<u8>>> {
     let source = PinSource::new(uri, option.as_ref(), &Arc::new(Environment::of_process()))?;
     match source.pin() {
         Err(error) if error.reason() == Reason::PinMissing => ask(),
-        found => found.map(|pin| Zeroizing::new(pin.as_bytes().to_vec())),
+        found => found.map(|read| Zeroizing::new(read.pin.as_bytes().to_vec())),
     }
 }
 

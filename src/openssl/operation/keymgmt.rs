@@ -12,7 +12,7 @@ use crate::openssl::bindings as c;
 use crate::openssl::boundary::{self, Verdict};
 use crate::openssl::core::HasCore;
 use crate::openssl::dispatch;
-use crate::openssl::params::{Descriptors, ParamList, Params, Request};
+use crate::openssl::params::{Descriptors, ParamList, Params, Request, descriptors};
 
 /// A type of key.
 pub trait Keymgmt: 'static {
@@ -23,23 +23,49 @@ pub trait Keymgmt: 'static {
 
     /// What can be asked about a key.
     const GETTABLE: Descriptors;
+    /// What can be set in a key that [`Keymgmt::parameters`] gave.
+    const SETTABLE: Descriptors = descriptors![];
     /// What is exported of its public half.
     const EXPORTED: Descriptors;
     /// The name of the signature algorithm of these keys.
     const SIGNATURE: &'static CStr;
+    /// The name of their key exchange, where they have one.
+    const EXCHANGE: Option<&'static CStr> = None;
 
-    /// An object without a key. OpenSSL makes one where it compares a key of ours with another provider's: it tries first to import
-    /// that one, and without an object it would leave an error behind.
+    /// An object without a key, for [`Keymgmt::import`].
     fn empty(provider: &Arc<Self::Provider>) -> Self::Key;
 
-    /// Refuses to take a key in. Without an error where it has no private half: see [`Keymgmt::empty`].
+    /// Takes a public key into an empty object, or leaves it: `false`. OpenSSL tries it wherever it compares a key of ours with
+    /// another provider's, and goes on without an error of ours.
     ///
     /// # Errors
     /// `OperationUnsupported` for a private key.
-    fn import(params: &Params) -> Result<()>;
+    fn import(key: &Self::Key, params: &Params) -> Result<bool>;
+
+    /// A new object with the parameters that keys of one group share and without a key, where the type has such parameters. OpenSSL
+    /// makes one for the other side of a key exchange that gives its point alone.
+    fn parameters(_key: &Self::Key) -> Option<Self::Key> {
+        None
+    }
+
+    /// Sets the public key of an object that has parameters only. A key never changes.
+    ///
+    /// # Errors
+    /// `OperationUnsupported` for any other object.
+    fn set_params(_key: &Self::Key, _params: &Params) -> Result<()> {
+        Ok(())
+    }
 
     /// Whether there is a key in it.
     fn is_there(key: &Self::Key) -> bool;
+
+    /// Whether an object without a key has [`Keymgmt::parameters`].
+    fn has_parameters(key: &Self::Key) -> bool {
+        Self::is_there(key)
+    }
+
+    /// Whether there is a private half in the HSM.
+    fn has_private(key: &Self::Key) -> bool;
 
     /// Whether a key is of this type: a reference to another one is refused.
     fn is_ours(key: &Self::Key) -> bool;
@@ -102,6 +128,8 @@ impl<M: Keymgmt> Functions<M> {
         dispatch::keymgmt_dup(Some(dup::<M>)),
         dispatch::keymgmt_get_params(Some(get_params::<M>)),
         dispatch::keymgmt_gettable_params(Some(gettable_params::<M>)),
+        dispatch::keymgmt_set_params(Some(set_params::<M>)),
+        dispatch::keymgmt_settable_params(Some(settable_params::<M>)),
         dispatch::keymgmt_query_operation_name(Some(query_operation_name::<M>)),
         dispatch::keymgmt_has(Some(has::<M>)),
         dispatch::keymgmt_match(Some(matches::<M>)),
@@ -128,7 +156,7 @@ unsafe extern "C" fn import<M: Keymgmt>(
     params: *const c::OSSL_PARAM,
 ) -> c_int {
     // SAFETY: null or a key that OpenSSL holds; null or an array ended by its end mark.
-    unsafe { boundary::on(key, |_: &M::Key| M::import(&Params::new(params)).map(|()| Verdict(false))) }
+    unsafe { boundary::on(key, |key: &M::Key| M::import(key, &Params::new(params)).map(Verdict)) }
 }
 
 unsafe extern "C" fn load<M: Keymgmt>(reference: *const c_void, size: usize) -> *mut c_void {
@@ -156,7 +184,15 @@ unsafe extern "C" fn free<M: Keymgmt>(key: *mut c_void) {
     }
 }
 
-unsafe extern "C" fn dup<M: Keymgmt>(key: *const c_void, _selection: c_int) -> *mut c_void {
+unsafe extern "C" fn dup<M: Keymgmt>(key: *const c_void, selection: c_int) -> *mut c_void {
+    let selection = Selection(selection);
+    if !selection.public() && !selection.private() {
+        // SAFETY: null or a key that OpenSSL holds.
+        let parameters = unsafe { key.cast::<M::Key>().as_ref() }.and_then(M::parameters);
+        if let Some(parameters) = parameters {
+            return Arc::into_raw(Arc::new(parameters)).cast_mut().cast();
+        }
+    }
     // A key never changes, so a copy is another owner.
     // SAFETY: null or a key that OpenSSL holds.
     match unsafe { super::shared::<M::Key>(key) } {
@@ -174,14 +210,35 @@ unsafe extern "C" fn gettable_params<M: Keymgmt>(_context: *mut c_void) -> *cons
     M::GETTABLE.as_ptr()
 }
 
-unsafe extern "C" fn query_operation_name<M: Keymgmt>(operation: c_int) -> *const c_char {
-    if operation == c::OSSL_OP_SIGNATURE { M::SIGNATURE.as_ptr() } else { ptr::null() }
+unsafe extern "C" fn set_params<M: Keymgmt>(key: *mut c_void, params: *const c::OSSL_PARAM) -> c_int {
+    // SAFETY: null or a key that OpenSSL holds; null or an array ended by its end mark.
+    unsafe { boundary::on(key, |key: &M::Key| M::set_params(key, &Params::new(params))) }
 }
 
-unsafe extern "C" fn has<M: Keymgmt>(key: *const c_void, _selection: c_int) -> c_int {
-    // A key has both halves, and there are no parameters that could be missing.
+unsafe extern "C" fn settable_params<M: Keymgmt>(_context: *mut c_void) -> *const c::OSSL_PARAM {
+    M::SETTABLE.as_ptr()
+}
+
+unsafe extern "C" fn query_operation_name<M: Keymgmt>(operation: c_int) -> *const c_char {
+    match operation {
+        c::OSSL_OP_SIGNATURE => M::SIGNATURE.as_ptr(),
+        c::OSSL_OP_KEYEXCH => M::EXCHANGE.map_or(ptr::null(), CStr::as_ptr),
+        _ => ptr::null(),
+    }
+}
+
+unsafe extern "C" fn has<M: Keymgmt>(key: *const c_void, selection: c_int) -> c_int {
+    let selection = Selection(selection);
     // SAFETY: null or a key that OpenSSL holds.
-    unsafe { boundary::on(key, |key: &M::Key| Ok(Verdict(M::is_there(key)))) }
+    unsafe {
+        boundary::on(key, |key: &M::Key| {
+            Ok(Verdict(
+                M::has_parameters(key)
+                    && (!selection.public() || M::is_there(key))
+                    && (!selection.private() || M::has_private(key)),
+            ))
+        })
+    }
 }
 
 unsafe extern "C" fn matches<M: Keymgmt>(

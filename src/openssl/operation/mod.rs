@@ -1,6 +1,10 @@
 //! The operations of a provider, each as a trait of safe Rust and the table of C functions that drives it.
 
+pub mod asym_cipher;
+pub mod composite;
 pub mod decoder;
+pub mod encoder;
+pub mod keyexch;
 pub mod keymgmt;
 pub mod provider;
 pub mod signature;
@@ -113,6 +117,11 @@ impl Selection {
     /// Whether the public half is among them.
     pub fn public(self) -> bool {
         self.0 & c::OSSL_KEYMGMT_SELECT_PUBLIC_KEY != 0
+    }
+
+    /// Whether the parameters that keys of one group share are among them.
+    pub fn domain_parameters(self) -> bool {
+        self.0 & c::OSSL_KEYMGMT_SELECT_DOMAIN_PARAMETERS != 0
     }
 
     /// Whether a decoder that has private keys has what is wanted: nothing in particular, or a private key.

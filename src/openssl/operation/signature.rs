@@ -8,12 +8,12 @@ use super::provider::{Provider, provider};
 use crate::error::Result;
 use crate::openssl::algorithm::Dispatch;
 use crate::openssl::bindings as c;
-use crate::openssl::boundary::{self, Output};
+use crate::openssl::boundary::{self, Output, Verdict};
 use crate::openssl::core::HasCore;
 use crate::openssl::dispatch;
 use crate::openssl::params::{Descriptors, Params, Request};
 
-/// A signature context. It makes signatures; verifying them is the default provider's, with the public half.
+/// A signature context. It makes signatures; verifying them is the default provider's, with the public half, but for [`Verify`].
 pub trait Signature: HasCore + Sized + Send + 'static {
     /// The provider.
     type Provider: Provider;
@@ -78,6 +78,15 @@ pub trait Signature: HasCore + Sized + Send + 'static {
     /// `NotInitialised`, or what is wrong with the HSM.
     fn finish(&mut self, signature: &mut [u8]) -> Result<usize>;
 
+    /// Hashes and signs a whole message.
+    ///
+    /// # Errors
+    /// As for [`Signature::finish`].
+    fn sign_message(&mut self, data: &[u8], signature: &mut [u8]) -> Result<usize> {
+        self.update(data)?;
+        self.finish(signature)
+    }
+
     /// Answers questions about the context.
     ///
     /// # Errors
@@ -91,9 +100,52 @@ pub trait Signature: HasCore + Sized + Send + 'static {
     fn set_params(&mut self, params: &Params) -> Result<()>;
 }
 
+/// A signature context that verifies as well. A key manager that takes public keys in needs one: OpenSSL hands it the public key of
+/// another provider, and once it is there nobody else is asked.
+pub trait Verify: Signature {
+    /// Begins to verify a signature over what was hashed elsewhere. Without a key: the context's last one.
+    ///
+    /// # Errors
+    /// As for [`Signature::sign_init`].
+    fn verify_init(&mut self, key: Option<Arc<Self::Key>>, params: &Params) -> Result<()>;
+
+    /// Begins to hash and verify.
+    ///
+    /// # Errors
+    /// As for [`Signature::digest_sign_init`].
+    fn digest_verify_init(
+        &mut self,
+        digest: Option<&str>,
+        key: Option<Arc<Self::Key>>,
+        params: &Params,
+    ) -> Result<()>;
+
+    /// Whether it is a signature over what was hashed elsewhere.
+    ///
+    /// # Errors
+    /// Where it cannot be told.
+    fn verify(&mut self, input: &[u8], signature: &[u8]) -> Result<bool>;
+
+    /// Whether it is a signature over what was hashed with [`Signature::update`].
+    ///
+    /// # Errors
+    /// Where it cannot be told.
+    fn finish_verifying(&mut self, signature: &[u8]) -> Result<bool>;
+}
+
 /// The signature's table.
 pub const fn table<S: Signature>() -> Dispatch {
     Dispatch(Functions::<S>::TABLE)
+}
+
+/// The table of a signature over whole messages only.
+pub const fn one_shot_table<S: Signature>() -> Dispatch {
+    Dispatch(Functions::<S>::ONE_SHOT)
+}
+
+/// The table of a signature that is verified as well.
+pub const fn verifying_table<S: Verify>() -> Dispatch {
+    Dispatch(Functions::<S>::VERIFYING)
 }
 
 struct Functions<S>(std::marker::PhantomData<S>);
@@ -109,6 +161,43 @@ impl<S: Signature> Functions<S> {
         dispatch::signature_digest_sign_update(Some(digest_sign_update::<S>)),
         dispatch::signature_digest_sign_final(Some(digest_sign_final::<S>)),
         dispatch::signature_digest_sign(Some(digest_sign::<S>)),
+        dispatch::signature_get_ctx_params(Some(get_ctx_params::<S>)),
+        dispatch::signature_gettable_ctx_params(Some(gettable_ctx_params::<S>)),
+        dispatch::signature_set_ctx_params(Some(set_ctx_params::<S>)),
+        dispatch::signature_settable_ctx_params(Some(settable_ctx_params::<S>)),
+        dispatch::END,
+    ];
+
+    const ONE_SHOT: &'static [c::OSSL_DISPATCH] = &[
+        dispatch::signature_newctx(Some(newctx::<S>)),
+        dispatch::signature_freectx(Some(freectx::<S>)),
+        dispatch::signature_dupctx(Some(dupctx::<S>)),
+        dispatch::signature_digest_sign_init(Some(digest_sign_init::<S>)),
+        dispatch::signature_digest_sign(Some(digest_sign::<S>)),
+        dispatch::signature_get_ctx_params(Some(get_ctx_params::<S>)),
+        dispatch::signature_gettable_ctx_params(Some(gettable_ctx_params::<S>)),
+        dispatch::signature_set_ctx_params(Some(set_ctx_params::<S>)),
+        dispatch::signature_settable_ctx_params(Some(settable_ctx_params::<S>)),
+        dispatch::END,
+    ];
+}
+
+impl<S: Verify> Functions<S> {
+    const VERIFYING: &'static [c::OSSL_DISPATCH] = &[
+        dispatch::signature_newctx(Some(newctx::<S>)),
+        dispatch::signature_freectx(Some(freectx::<S>)),
+        dispatch::signature_dupctx(Some(dupctx::<S>)),
+        dispatch::signature_sign_init(Some(sign_init::<S>)),
+        dispatch::signature_sign(Some(sign::<S>)),
+        dispatch::signature_verify_init(Some(verify_init::<S>)),
+        dispatch::signature_verify(Some(verify::<S>)),
+        dispatch::signature_digest_sign_init(Some(digest_sign_init::<S>)),
+        dispatch::signature_digest_sign_update(Some(digest_sign_update::<S>)),
+        dispatch::signature_digest_sign_final(Some(digest_sign_final::<S>)),
+        dispatch::signature_digest_sign(Some(digest_sign::<S>)),
+        dispatch::signature_digest_verify_init(Some(digest_verify_init::<S>)),
+        dispatch::signature_digest_verify_update(Some(digest_sign_update::<S>)),
+        dispatch::signature_digest_verify_final(Some(digest_verify_final::<S>)),
         dispatch::signature_get_ctx_params(Some(get_ctx_params::<S>)),
         dispatch::signature_gettable_ctx_params(Some(gettable_ctx_params::<S>)),
         dispatch::signature_set_ctx_params(Some(set_ctx_params::<S>)),
@@ -220,10 +309,65 @@ unsafe extern "C" fn digest_sign<S: Signature>(
     unsafe {
         boundary::on_mut(context, |context: &mut S| {
             let size = context.size()?;
-            Output::new(signature, length, capacity)?.answer(size, |buffer| {
-                context.update(boundary::input(data, data_length)?)?;
-                context.finish(buffer)
-            })
+            Output::new(signature, length, capacity)?
+                .answer(size, |buffer| context.sign_message(boundary::input(data, data_length)?, buffer))
+        })
+    }
+}
+
+unsafe extern "C" fn verify_init<S: Verify>(
+    context: *mut c_void,
+    key: *mut c_void,
+    params: *const c::OSSL_PARAM,
+) -> c_int {
+    // SAFETY: as for `sign_init`.
+    unsafe {
+        boundary::on_mut(context, |context: &mut S| {
+            context.verify_init(super::shared(key), &Params::new(params))
+        })
+    }
+}
+
+unsafe extern "C" fn verify<S: Verify>(
+    context: *mut c_void,
+    signature: *const u8,
+    length: usize,
+    input: *const u8,
+    input_length: usize,
+) -> c_int {
+    // SAFETY: as for `sign_init`; both inputs are the application's, of the sizes it says.
+    unsafe {
+        boundary::on_mut(context, |context: &mut S| {
+            let input = boundary::input(input, input_length)?;
+            context.verify(input, boundary::input(signature, length)?).map(Verdict)
+        })
+    }
+}
+
+unsafe extern "C" fn digest_verify_init<S: Verify>(
+    context: *mut c_void,
+    digest: *const c_char,
+    key: *mut c_void,
+    params: *const c::OSSL_PARAM,
+) -> c_int {
+    // SAFETY: as for `digest_sign_init`.
+    unsafe {
+        boundary::on_mut(context, |context: &mut S| {
+            let digest = boundary::text(digest)?.filter(|name| !name.is_empty());
+            context.digest_verify_init(digest, super::shared(key), &Params::new(params))
+        })
+    }
+}
+
+unsafe extern "C" fn digest_verify_final<S: Verify>(
+    context: *mut c_void,
+    signature: *const u8,
+    length: usize,
+) -> c_int {
+    // SAFETY: as for `verify`.
+    unsafe {
+        boundary::on_mut(context, |context: &mut S| {
+            context.finish_verifying(boundary::input(signature, length)?).map(Verdict)
         })
     }
 }

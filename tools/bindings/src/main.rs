@@ -23,8 +23,8 @@ const FUNCTION_TYPES: &str = "OSSL_FUNC_.*_fn";
 const VA_LIST_TYPES: &str = "OSSL_FUNC_(core_vset_error|BIO_vprintf|BIO_vsnprintf)_fn|va_list|__gnuc_va_list|__builtin_va_list|__va_list_tag";
 
 /// Operations that hsmkey leaves to the application's own OpenSSL: it has no cryptography of its own.
-const FOREIGN_OPERATIONS: &str = "OSSL_FUNC_(DIGEST|CIPHER|MAC|KDF|RAND|KEM|KEYEXCH|digest|cipher|mac|kdf|rand|kem|keyexch)_.*\
-     |OSSL_(CIPHER|MAC|KDF|RAND|DRBG|KEM|EXCHANGE)_(PARAM|NAME)_.*";
+const FOREIGN_OPERATIONS: &str = "OSSL_FUNC_(DIGEST|CIPHER|MAC|KDF|RAND|KEM|digest|cipher|mac|kdf|rand|kem)_.*\
+     |OSSL_(CIPHER|MAC|KDF|RAND|DRBG|KEM)_(PARAM|NAME)_.*";
 
 /// Every constant, as groups of regular expressions.
 const CONSTANTS: &[&str] = &[
@@ -34,6 +34,7 @@ const CONSTANTS: &[&str] = &[
     "OSSL_OBJECT_.*",
     "OSSL_KEYMGMT_SELECT_.*",
     "OSSL_[A-Z]+_PARAM_.*",
+    "OSSL_ASYM_CIPHER_PARAM_.*",
     "OSSL_[A-Z]+_NAME_.*",
     "OSSL_PKEY_RSA_.*",
     "OSSL_STORE_(INFO|SEARCH)_.*",

@@ -1,0 +1,94 @@
+//! Verifying with the application's own OpenSSL, where an HSM has two halves of a key and says of neither which is the other's.
+
+use std::ffi::CStr;
+use std::sync::Arc;
+
+use super::Provider;
+use crate::curve::Curve;
+use crate::error::{Error, Reason, Result};
+use crate::hsm;
+use crate::mechanism::ecdsa_signature;
+use crate::openssl::algorithm;
+use crate::openssl::bindings as c;
+use crate::openssl::core::Core;
+use crate::openssl::digest::Digests;
+use crate::openssl::params::ParamList;
+use crate::openssl::public_key::PublicKey as HostKey;
+use crate::public::{EcPublicKey, Ed25519PublicKey, PublicKey};
+
+/// Verifies on behalf of a provider context.
+pub(super) struct Verifier {
+    core: Arc<Core>,
+    digests: Arc<Digests>,
+    /// Every provider but us.
+    properties: String,
+}
+
+impl Verifier {
+    pub(super) fn new(core: &Arc<Core>, digests: &Arc<Digests>, name: &str) -> Self {
+        let properties = format!("provider!={}", algorithm::value(name));
+        Self { core: Arc::clone(core), digests: Arc::clone(digests), properties }
+    }
+
+    fn host_key(&self, name: &CStr, params: &ParamList) -> Result<Option<HostKey<'_>>> {
+        HostKey::new(&self.core, &self.digests, name, params, &self.properties)
+    }
+
+    fn ec(&self, curve: &Curve, point: &[u8]) -> Result<Option<HostKey<'_>>> {
+        let params = ParamList::new()
+            .text(c::OSSL_PKEY_PARAM_GROUP_NAME, curve.name)
+            .octets(c::OSSL_PKEY_PARAM_PUB_KEY, point);
+        self.host_key(c"EC", &params)
+    }
+
+    /// Whether it is an ECDSA signature, in DER, over a digest's value.
+    pub(super) fn verifies_ecdsa(&self, key: &EcPublicKey, value: &[u8], signature: &[u8]) -> Result<bool> {
+        match self.ec(key.curve()?, &key.point)? {
+            Some(key) => key.verify(value, signature),
+            None => Err(refused("EC")),
+        }
+    }
+}
+
+impl hsm::Verifier for Verifier {
+    fn verifies(&self, key: &PublicKey, input: &[u8], signature: &[u8]) -> Result<bool> {
+        match key {
+            PublicKey::Ec(key) => self.verifies_ecdsa(key, input, &ecdsa_signature(signature)?),
+            PublicKey::Ed25519(Ed25519PublicKey(octets)) => {
+                let params = ParamList::new().octets(c::OSSL_PKEY_PARAM_PUB_KEY, octets);
+                match self.host_key(c"ED25519", &params)? {
+                    Some(key) => key.verify_message(input, signature),
+                    None => Err(refused("Ed25519")),
+                }
+            }
+            // Its modulus is what an RSA key is found by.
+            PublicKey::Rsa(_) => Ok(true),
+        }
+    }
+}
+
+/// Not on its curve, or on one that a FIPS provider does not have.
+fn refused(name: &str) -> Error {
+    Error::new(
+        Reason::HostUnusable,
+        format!("it takes the {name} public key for none, so it cannot verify with it"),
+    )
+}
+
+impl Provider {
+    /// A public key from a group's name and a point in any form; `None` where the group is none of ours or the point is not on it.
+    pub(super) fn ec_public_key(&self, group: &str, point: &[u8]) -> Result<Option<EcPublicKey>> {
+        match Curve::by_name(group) {
+            Some(curve) => self.public_key_on(curve, point),
+            None => Ok(None),
+        }
+    }
+
+    /// A public key from a point in any form; `None` where it is not on the curve.
+    pub(super) fn public_key_on(&self, curve: &'static Curve, point: &[u8]) -> Result<Option<EcPublicKey>> {
+        let Some(key) = self.verifier.ec(curve, point)? else { return Ok(None) };
+        let x = key.number(c::OSSL_PKEY_PARAM_EC_PUB_X, curve.size())?;
+        let y = key.number(c::OSSL_PKEY_PARAM_EC_PUB_Y, curve.size())?;
+        Ok(Some(EcPublicKey { params: curve.params.to_vec(), point: [&[4], &x[..], &y].concat() }))
+    }
+}
