@@ -8,6 +8,7 @@ mod ecdh;
 mod ecdsa;
 mod ed25519;
 mod encoder;
+mod generation;
 mod key;
 mod keymgmt;
 mod pss;

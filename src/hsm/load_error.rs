@@ -12,7 +12,7 @@ use crate::error::{Error, Reason, Result, bail};
 ///
 /// # Errors
 /// `ModuleLoad`.
-pub fn check_whole(path: &Path) -> Result<()> {
+pub(super) fn check_whole(path: &Path) -> Result<()> {
     let Ok(file) = File::open(path) else { return Ok(()) };
     let Ok(length) = file.metadata().map(|state| state.len()) else { return Ok(()) };
     match promised(&file) {
@@ -48,7 +48,7 @@ fn promised(file: &File) -> Option<u64> {
 }
 
 /// The error for a file that dlopen(3) refused.
-pub fn explain(path: &Path, dlerror: &str) -> Error {
+pub(super) fn explain(path: &Path, dlerror: &str) -> Error {
     let path_text = path.display();
     let cause = match File::open(path) {
         // A name without a slash is looked for where the loader looks.

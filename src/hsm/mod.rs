@@ -5,6 +5,7 @@
 
 pub(crate) mod family;
 pub(crate) mod fork;
+mod generate;
 mod load_error;
 mod module;
 mod object;
@@ -38,10 +39,9 @@ use module::Module;
 use private_key::Binding;
 use slot::Slot;
 
-pub use load_error::{check_whole, explain};
+pub use generate::{NewKey, NewKeyKind, Usage};
 pub use pair::Verifier;
 pub use private_key::PrivateKey;
-pub use rv::CONNECT_ADVICE;
 
 /// How to reach an HSM.
 #[derive(Clone, Debug)]
@@ -194,6 +194,15 @@ impl Hsm {
     /// What is wrong with the module, the token, the PIN or the HSM. Finding nothing is none.
     pub fn list(&self, query: &Query, authenticator: &Arc<dyn Authenticator>) -> Result<Vec<Object>> {
         search::list(self, query, authenticator)
+    }
+
+    /// Makes a key pair; the result is its private half.
+    ///
+    /// # Errors
+    /// `KeyAmbiguous` for a label that is taken, `TokenAmbiguous` where several tokens are meant, and what is wrong with the module, the
+    /// PIN or the HSM. Making the pair is never repeated: after an error of C_GenerateKeyPair it may be there.
+    pub fn generate(&self, key: &NewKey, authenticator: &Arc<dyn Authenticator>) -> Result<Object> {
+        generate::generate(self, key, authenticator)
     }
 
     /// A private key, to be found when it first signs.

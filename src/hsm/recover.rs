@@ -161,6 +161,7 @@ impl Ladder {
     /// The failure's own where it is permanent; `HsmUnavailable` with the last call where the time is over.
     pub(super) fn climb(&mut self, trouble: Trouble) -> Result<Rung, Error> {
         let never = matches!(trouble, Trouble::Unreachable { ever: false, .. });
+        let doubtful = matches!(trouble, Trouble::Doubtful(_));
         let (failed, meaning, deadline) = match trouble {
             Trouble::Permanent(error) => return Err(error),
             // One error for whatever the HSM said: which it was is nobody's business who sent the data.
@@ -188,6 +189,9 @@ impl Ladder {
         if Instant::now() + pause >= deadline {
             if never {
                 return Err(failed.error());
+            }
+            if doubtful {
+                return Err(Reason::Decryption.into());
             }
             let detail = format!("given up after {} s (hsmkey-retry-time)", self.budget.as_secs_f32());
             return Err(Error::new(Reason::HsmUnavailable, detail).with_call(failed.call()));
@@ -279,6 +283,8 @@ mod tests {
             }
             let error = ladder.climb(Trouble::Undecryptable(failed)).unwrap_err();
             assert_eq!((error.reason(), error.call()), (Reason::Decryption, None));
+            let none = Ladder::new(Duration::ZERO).climb(Trouble::Doubtful(failed)).unwrap_err();
+            assert_eq!(none, error, "where nothing is repeated it is the same error");
         }
     }
 

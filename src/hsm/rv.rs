@@ -44,7 +44,7 @@ pub(super) struct Failed {
 }
 
 /// What to do where C_Initialize fails.
-pub const CONNECT_ADVICE: &str = "a CloudHSM client must be configured (SDK 5: configure-pkcs11, its log is in /opt/cloudhsm/run) or its \
+const CONNECT_ADVICE: &str = "a CloudHSM client must be configured (SDK 5: configure-pkcs11, its log is in /opt/cloudhsm/run) or its \
                                   daemon started (SDK 3, which prints Cfm3Initialize() returned 0x40000040: start cloudhsm-client)";
 
 impl Failed {
@@ -66,6 +66,10 @@ impl Failed {
             }
             CKR_PIN_LOCKED => (Reason::PinLocked, "an administrator has to unlock it"),
             CKR_USER_ANOTHER_ALREADY_LOGGED_IN => (Reason::IdentityConflict, ""),
+            CKR_ATTRIBUTE_VALUE_INVALID | CKR_KEY_SIZE_RANGE if self.function == "C_GenerateKeyPair" => (
+                Reason::HsmCall,
+                "CloudHSM makes RSA keys of 2048 to 4096 bits in steps of 256, with an odd exponent of 65537 or more",
+            ),
             CKR_MECHANISM_INVALID | CKR_MECHANISM_PARAM_INVALID => (Reason::MechanismUnsupported, ""),
             CKR_KEY_FUNCTION_NOT_PERMITTED => (
                 Reason::KeyNotPermitted,

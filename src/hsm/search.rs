@@ -1,11 +1,13 @@
 //! Finding things: which slots, one login, one search, and one request for each object.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use cryptoki_sys::*;
 
 use super::module::{Instance, Module};
-use super::object::{self, Template};
+use super::object::{self, Attributes, Template};
 use super::pair::Elliptic;
 use super::private_key::Binding;
 use super::recover::{Ladder, Rung, Trouble};
@@ -89,7 +91,7 @@ fn list_once(
     let mut lost = None;
     let mut reach = Reach::new(hsm, query, ladder, seen)?;
     while let Some(slot) = reach.next()? {
-        let visit = Visit { hsm, query, authenticator, ladder };
+        let visit = Visit::new(hsm, query, authenticator, ladder);
         seen.login = None;
         let visited = visit.slot(&slot, seen, |session, seen| {
             for class in classes.clone() {
@@ -127,7 +129,7 @@ pub(super) fn bind(
     let mut reach = Reach::new(hsm, query, ladder, seen)?;
     let (mut others, mut lost) = (false, None);
     while let Some(slot) = reach.next()? {
-        let visit = Visit { hsm, query, authenticator, ladder };
+        let visit = Visit::new(hsm, query, authenticator, ladder);
         let mut binding = None;
         seen.login = None;
         let visited = visit.slot(&slot, seen, |session, seen| {
@@ -170,7 +172,7 @@ pub(super) fn bind(
 }
 
 /// The slots that a query may look at, one after the other.
-struct Reach {
+pub(super) struct Reach {
     module: &'static Module,
     instance: Arc<Instance>,
     epoch: u64,
@@ -182,7 +184,7 @@ struct Reach {
 }
 
 impl Reach {
-    fn new(hsm: &Hsm, query: &Query, ladder: &Ladder, seen: &mut Seen) -> Result<Self, Trouble> {
+    pub(super) fn new(hsm: &Hsm, query: &Query, ladder: &Ladder, seen: &mut Seen) -> Result<Self, Trouble> {
         let module = hsm.module()?;
         let (instance, epoch) = module.initialised(ladder.patience())?;
         seen.instance = Some(epoch);
@@ -200,8 +202,13 @@ impl Reach {
         Ok(Self { module, instance, epoch, wanted, slots, position, matched, asked_anew })
     }
 
+    /// The epoch of the module's initialisation.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// The next slot. Without a name it is the only one: a PIN that is sent to somebody else's token may lock it.
-    fn next(&mut self) -> Result<Option<Arc<Slot>>, Trouble> {
+    pub(super) fn next(&mut self) -> Result<Option<Arc<Slot>>, Trouble> {
         loop {
             if self.wanted.is_empty() {
                 if self.matched {
@@ -290,14 +297,25 @@ impl Reach {
 /// One search.
 pub(super) struct Visit<'a> {
     pub(super) hsm: &'a Hsm,
-    query: &'a Query,
-    authenticator: &'a Arc<dyn Authenticator>,
-    ladder: &'a Ladder,
+    pub(super) query: &'a Query,
+    pub(super) authenticator: &'a Arc<dyn Authenticator>,
+    pub(super) ladder: &'a Ladder,
+    /// What was read on the way to a pair.
+    pub(super) public_keys: RefCell<HashMap<CK_OBJECT_HANDLE, Option<PublicKey>>>,
 }
 
-impl Visit<'_> {
+impl<'a> Visit<'a> {
+    pub(super) fn new(
+        hsm: &'a Hsm,
+        query: &'a Query,
+        authenticator: &'a Arc<dyn Authenticator>,
+        ladder: &'a Ladder,
+    ) -> Self {
+        Self { hsm, query, authenticator, ladder, public_keys: RefCell::default() }
+    }
+
     /// Does something in a session of a slot.
-    fn slot(
+    pub(super) fn slot(
         &self,
         slot: &Slot,
         seen: &mut Seen,
@@ -316,7 +334,7 @@ impl Visit<'_> {
     }
 
     /// The login, and whether it was made now.
-    fn log_in(
+    pub(super) fn log_in(
         &self,
         slot: &Arc<Slot>,
         session: CK_SESSION_HANDLE,
@@ -341,7 +359,7 @@ impl Visit<'_> {
 
     /// The private keys, and the login under which they were found. Without a login there are none, and a login that was lost
     /// does not always say so: where nothing is found under an older one, or while things are being lost, it is made again.
-    fn find_private(
+    pub(super) fn find_private(
         &self,
         slot: &Arc<Slot>,
         session: CK_SESSION_HANDLE,
@@ -437,28 +455,51 @@ impl Visit<'_> {
         let login = slot.login_epoch();
         for handle in found {
             let number = if class == ObjectClass::Certificate { CKO_CERTIFICATE } else { CKO_PRIVATE_KEY };
-            let attributes = object::read(slot.module(), session, handle, number)?;
+            let mut attributes = object::read(slot.module(), session, handle, number)?;
             let (public, proven) = match &attributes.public {
                 None if class == ObjectClass::PrivateKey => {
                     self.public_half(slot, session, handle, &attributes)?.unzip()
                 }
                 public => (public.clone(), Some(true)),
             };
-            objects.push(Object {
-                class,
-                label: attributes.label,
-                id: attributes.id,
-                token: self.token(slot),
-                asked: self.query.token.clone(),
-                public,
-                certificate: attributes.certificate,
-                pss_only: object::pss_only(&attributes.mechanisms),
-                hsm: self.hsm.clone(),
-                authenticator: Arc::clone(self.authenticator),
-                binding: Binding::new(slot, handle, instance, login, proven.unwrap_or(false)),
-            });
+            attributes.public = public;
+            let binding = Binding::new(slot, handle, instance, login, proven.unwrap_or(false));
+            objects.push(self.object(class, attributes, binding));
         }
         Ok(())
+    }
+
+    /// The private half of a pair that was just made, with the public half.
+    pub(super) fn generated(
+        &self,
+        slot: &Arc<Slot>,
+        session: CK_SESSION_HANDLE,
+        (public, private): (CK_OBJECT_HANDLE, CK_OBJECT_HANDLE),
+        instance: u64,
+        login: u64,
+    ) -> Result<Object, Trouble> {
+        let mut attributes = object::read(slot.module(), session, private, CKO_PRIVATE_KEY)?;
+        if attributes.public.is_none() {
+            attributes.public = object::read(slot.module(), session, public, CKO_PUBLIC_KEY)?.public;
+        }
+        let binding = Binding::new(slot, private, instance, Some(login), true);
+        Ok(self.object(ObjectClass::PrivateKey, attributes, binding))
+    }
+
+    fn object(&self, class: ObjectClass, attributes: Attributes, binding: Binding) -> Object {
+        Object {
+            class,
+            label: attributes.label,
+            id: attributes.id,
+            token: self.token(&binding.slot),
+            asked: self.query.token.clone(),
+            public: attributes.public,
+            certificate: attributes.certificate,
+            pss_only: object::pss_only(&attributes.mechanisms),
+            hsm: self.hsm.clone(),
+            authenticator: Arc::clone(self.authenticator),
+            binding,
+        }
     }
 
     /// Public keys and certificates: without a login where they can be seen so, and where the configuration allows one, with.

@@ -11,7 +11,7 @@ use super::{Key, ambiguous};
 use crate::config::{Config, Sha1};
 use crate::environment::Environment;
 use crate::error::{Error, Reason, Result};
-use crate::hsm::{Authenticator, Hsm, Object, ObjectClass, Query, Settings, Verifier};
+use crate::hsm::{Authenticator, Hsm, NewKey, Object, ObjectClass, Query, Settings, Verifier};
 use crate::pin::PinSource;
 use crate::public::PublicKey;
 use crate::secret::Pin;
@@ -109,6 +109,15 @@ impl Keys {
     /// `KeyUnsupported`.
     pub fn found(&self, object: &Object) -> Result<Key> {
         Key::found(object)
+    }
+
+    /// Makes a key pair in the token that a URI names, and gives its private half.
+    ///
+    /// # Errors
+    /// `KeyAmbiguous` for a label that is taken, and what is wrong with the configuration, the PIN or the HSM.
+    pub fn generate(&self, uri: &Uri, key: &NewKey, ask: &mut Ask) -> Result<Key> {
+        let (hsm, authenticator) = self.reach(uri, ask)?;
+        Key::found(&hsm.generate(key, &authenticator)?)
     }
 
     /// The HSM and the PIN for a URI. Nothing is called yet.

@@ -42,6 +42,11 @@ constructors! { c:
     provider_get_reason_strings = OSSL_FUNC_PROVIDER_GET_REASON_STRINGS, OSSL_FUNC_provider_get_reason_strings_fn;
 
     keymgmt_new = OSSL_FUNC_KEYMGMT_NEW, OSSL_FUNC_keymgmt_new_fn;
+    keymgmt_gen_init = OSSL_FUNC_KEYMGMT_GEN_INIT, OSSL_FUNC_keymgmt_gen_init_fn;
+    keymgmt_gen_set_params = OSSL_FUNC_KEYMGMT_GEN_SET_PARAMS, OSSL_FUNC_keymgmt_gen_set_params_fn;
+    keymgmt_gen_settable_params = OSSL_FUNC_KEYMGMT_GEN_SETTABLE_PARAMS, OSSL_FUNC_keymgmt_gen_settable_params_fn;
+    keymgmt_gen = OSSL_FUNC_KEYMGMT_GEN, OSSL_FUNC_keymgmt_gen_fn;
+    keymgmt_gen_cleanup = OSSL_FUNC_KEYMGMT_GEN_CLEANUP, OSSL_FUNC_keymgmt_gen_cleanup_fn;
     keymgmt_import = OSSL_FUNC_KEYMGMT_IMPORT, OSSL_FUNC_keymgmt_import_fn;
     keymgmt_import_types = OSSL_FUNC_KEYMGMT_IMPORT_TYPES, OSSL_FUNC_keymgmt_import_types_fn;
     keymgmt_load = OSSL_FUNC_KEYMGMT_LOAD, OSSL_FUNC_keymgmt_load_fn;

@@ -93,9 +93,7 @@ impl Decoder for Pem {
 
 /// The key of a record.
 fn open(provider: &Provider, uri: &Uri, prompt: &mut Prompt) -> Result<crate::key::Key> {
-    let key = provider.shielded(|| provider.keys.open(uri, &mut ask(prompt)))?;
-    key.rsa()?;
-    Ok(key)
+    provider.shielded(|| provider.keys.open(uri, &mut ask(prompt)))
 }
 
 /// The record of the next PEM block, where it is one of ours.
@@ -166,7 +164,7 @@ impl Decoder for Record {
             Some(PublicKey::Ec(_)) => c"EC",
             Some(PublicKey::Ed25519(_)) => c"ED25519",
             // Only the HSM knows. It is asked once, so whoever wants another type is given this one all the same.
-            None => return give_key(provider, objects, &uri, prompt),
+            None => return give_key(provider, objects, &record, &uri, prompt),
         };
         give_record(provider, objects, Some(data_type), &record)
     }
@@ -186,19 +184,25 @@ impl Decoder for Last {
         prompt: &mut Prompt,
     ) -> Result<bool> {
         let record = Zeroizing::new(input.read_to_end(LIMIT));
-        let Some(uri) = keyfile::decode_record(&record)? else { return Ok(true) };
-        let key = match provider.opened.take(&record) {
-            Some(key) => key,
-            None => open(provider, &uri, prompt)?,
-        };
-        let key = Key::new(provider, key);
-        objects.key(key.data_type(), key)
+        match keyfile::decode_record(&record)? {
+            Some(uri) => give_key(provider, objects, &record, &uri, prompt),
+            None => Ok(true),
+        }
     }
 }
 
-/// Hands over the key of a URI.
-fn give_key(provider: &Arc<Provider>, objects: &mut Objects, uri: &Uri, prompt: &mut Prompt) -> Result<bool> {
-    let key = provider.shielded(|| provider.keys.open(uri, &mut ask(prompt)))?;
+/// Hands over the key of a record, which the first step may have opened.
+fn give_key(
+    provider: &Arc<Provider>,
+    objects: &mut Objects,
+    record: &[u8],
+    uri: &Uri,
+    prompt: &mut Prompt,
+) -> Result<bool> {
+    let key = match provider.opened.take(record) {
+        Some(key) => key,
+        None => open(provider, uri, prompt)?,
+    };
     let key = Key::new(provider, key);
     objects.key(key.data_type(), key)
 }

@@ -10,7 +10,8 @@
 //! 0xcc), so no application gives S away by doing its ordinary work; one that decrypts or signs without padding for strangers gives away
 //! everything anyway. A ciphertext that equals B is answered as every other, with a hash of a hash of S.
 //!
-//! It costs one decryption per key and process, two requests, before the first ciphertext is looked at. Only the hash of S is kept.
+//! It costs one decryption for each key that a process loads, two requests, before the first ciphertext is looked at. Only the hash of S
+//! is kept.
 //! A key that is in software elsewhere too answers bad paddings otherwise there: both must not serve the same strangers.
 
 use subtle::{ConditionallySelectable, ConstantTimeGreater};

@@ -300,10 +300,14 @@ fn keys_of_every_type_are_listed() {
         for curve in CURVES {
             hsm.import_ec(curve, curve);
         }
+        hsm.import_ec("prime256v1", "second");
         hsm.import_rsa(2048, "rsa");
+        hsm.recorder.reset();
         let uri = format!("pkcs11:token={};type=private", hsm.token_label);
         let listed = hsm.openssl(["storeutl", "-noout", "-keys", &uri]).succeeds();
-        assert!(listed.text().ends_with("Total found: 5\n"), "{listed}");
+        assert!(listed.text().ends_with("Total found: 6\n"), "{listed}");
+        // Every private key is read once, and every public half of an EC key.
+        assert_eq!(hsm.recorder.counts().get("calls.C_GetAttributeValue"), 6 + 5);
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 
 use hsmkey::error::Reason;
 use hsmkey::keyfile::from_pointer_der;
+use openssl::pkey::PKey;
 
 use crate::support::{Hsm, OpenSsl, Program};
 
@@ -157,5 +158,37 @@ fn what_would_take_the_key_out_is_refused_with_the_cause() {
         let pkcs8 = ["pkcs8", "-topk8", "-nocrypt", "-in", &key.file];
         let outcome = openssl.with(&hsm, pkcs8).fails();
         assert!(outcome.stderr.contains(Reason::KeyStaysInHsm.text()), "{}: {outcome}", openssl.version);
+    }
+}
+
+#[test]
+fn ec_and_ed25519_keys_are_written_as_pointers_and_shown_with_their_address() {
+    let hsm = Hsm::new();
+    let ec = hsm.import_ec("prime256v1", "curve");
+    let ed25519 = hsm.import_with_pointer(PKey::generate_ed25519().unwrap(), "edwards");
+    for openssl in OpenSsl::with_providers() {
+        for (key, commands) in [(&ec, &["pkey", "ec"][..]), (&ed25519, &["pkey"])] {
+            for command in commands {
+                for name in [&key.file, &key.uri] {
+                    openssl.with(&hsm, [command, "-in", name, "-out", "new.key"]).succeeds();
+                    let written = fs::read(hsm.token.path("new.key")).unwrap();
+                    assert_eq!(written, fs::read(&key.file).unwrap(), "{command} {}", openssl.version);
+                    let shown = openssl.with(&hsm, [command, "-in", name, "-text", "-noout"]).succeeds();
+                    let software = openssl.stock([command, "-in", &key.software_file, "-text", "-noout"]);
+                    let software = software.succeeds();
+                    let public = &software.text()[software.text().find("pub:\n").unwrap()..];
+                    let public = public.split("NIST CURVE").next().unwrap();
+                    let end = format!("{public}address: {}\n", key.uri);
+                    assert!(shown.text().ends_with(&end), "{}: {shown}", openssl.version);
+                    for refused in [
+                        &[command, "-in", name, "-outform", "DER"][..],
+                        &[command, "-in", name, "-aes256", "-passout", "pass:secret"],
+                    ] {
+                        let outcome = openssl.with(&hsm, refused).fails();
+                        assert!(outcome.stderr.contains(Reason::KeyStaysInHsm.text()), "{outcome}");
+                    }
+                }
+            }
+        }
     }
 }

@@ -13,6 +13,7 @@ mod ec_pairs;
 mod ed25519;
 mod encoders;
 mod foreign_references;
+mod generation;
 mod keygen_and_keyfile;
 mod memory;
 mod ordinary_key_files;

@@ -8,8 +8,8 @@ use hsmkey::keyfile::{write_pointer, write_reference};
 use hsmkey::public::PublicKey;
 use hsmkey::uri::Uri;
 
-use crate::connection::Reach;
 use crate::output::Output;
+use crate::reach::Reach;
 use crate::reference;
 
 /// Write the key file of a private key in the HSM

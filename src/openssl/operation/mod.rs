@@ -4,6 +4,7 @@ pub mod asym_cipher;
 pub mod composite;
 pub mod decoder;
 pub mod encoder;
+pub mod generation;
 pub mod keyexch;
 pub mod keymgmt;
 pub mod provider;
