@@ -122,7 +122,7 @@ fn usable(public: &PublicKey) -> Result<()> {
 }
 
 /// The URI of an object that a search found.
-fn address(object: &Object) -> String {
+pub fn address(object: &Object) -> String {
     let uri = Uri {
         token: object.token.clone(),
         object: Some(object.label.clone()).filter(|label| !label.is_empty()),
@@ -135,10 +135,16 @@ fn address(object: &Object) -> String {
 
 /// The error for a name that is not one key's: it lists them.
 pub fn ambiguous(keys: &[Key]) -> Error {
+    let addresses = list(keys.iter().map(|key| key.address().to_owned()));
+    Error::new(Reason::KeyAmbiguous, format!("{} keys: {addresses}", keys.len()))
+}
+
+/// The first of some addresses, for a message.
+pub fn list(addresses: impl Iterator<Item = String>) -> String {
     const SHOWN: usize = 10;
-    let mut list: Vec<&str> = keys.iter().take(SHOWN).map(Key::address).collect();
-    if keys.len() > SHOWN {
-        list.push("...");
+    let mut list: Vec<String> = addresses.take(SHOWN + 1).collect();
+    if list.len() > SHOWN {
+        list[SHOWN] = "...".into();
     }
-    Error::new(Reason::KeyAmbiguous, format!("{} keys: {}", keys.len(), list.join(", ")))
+    list.join(", ")
 }

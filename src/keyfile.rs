@@ -22,7 +22,9 @@ use crate::uri::Uri;
 pub use foreign::from_foreign_reference;
 pub use pem::{PemReader, Progress};
 pub use pointer::{POINTER_DESCRIPTION, decode_record, encode_record, from_pointer_der, write_pointer};
-pub use reference::{REFERENCE_MARKER, from_pkcs8_der, from_reference_der, write_reference};
+pub use reference::{
+    REFERENCE_MARKER, from_pkcs8_der, from_reference_der, from_reference_numbers, write_reference,
+};
 
 /// The label of a pointer file's PEM block, which pkcs11-provider uses too.
 pub const POINTER_LABEL: &str = "PKCS#11 PROVIDER URI";

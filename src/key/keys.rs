@@ -13,6 +13,7 @@ use crate::environment::Environment;
 use crate::error::{Error, Reason, Result};
 use crate::hsm::{Authenticator, Hsm, NewKey, Object, ObjectClass, Query, Settings, Verifier};
 use crate::pin::PinSource;
+use crate::public::PublicKey;
 use crate::secret::Pin;
 use crate::uri::{TokenAttributes, Uri};
 
@@ -88,6 +89,18 @@ impl Keys {
     pub fn list(&self, uri: &Uri, class: Option<ObjectClass>, ask: &mut Ask) -> Result<Vec<Object>> {
         let (hsm, authenticator) = self.reach(uri, ask)?;
         hsm.list(&query(uri, class), &authenticator)
+    }
+
+    /// The private key with this public half, wherever it is among the tokens that a URI without a token reaches; `None` where the HSM
+    /// has none.
+    ///
+    /// # Errors
+    /// As for [`Keys::list`].
+    pub fn find(&self, public: &PublicKey) -> Result<Option<Key>> {
+        let (hsm, authenticator) = self.reach(&Uri::default(), &mut || Ok(None))?;
+        let class = Some(ObjectClass::PrivateKey);
+        let query = Query { class, public: Some(public.clone()), ..Query::default() };
+        hsm.list(&query, &authenticator)?.first().map(Key::found).transpose()
     }
 
     /// A private key of such a list.

@@ -90,6 +90,17 @@ pub fn from_reference_der(der: &[u8]) -> Result<Option<Uri>> {
     let Ok((n, e, d)) = numbers(der) else {
         bail!(BadKeyFile, "the reference to a key in the HSM is cut or damaged");
     };
+    from_reference_numbers(n, e, d)
+}
+
+/// What the numbers n, e and d of an RSAPrivateKey whose primes are zero name; `None` for an ordinary key.
+///
+/// # Errors
+/// `BadKeyFile` for a later version, `BadUri`.
+pub fn from_reference_numbers(n: &[u8], e: &[u8], d: &[u8]) -> Result<Option<Uri>> {
+    if !d.starts_with(FAMILY) {
+        return Ok(None);
+    }
     let Some(text) = d.strip_prefix(REFERENCE_MARKER.as_bytes()) else {
         bail!(BadKeyFile, "the reference was written by a later version of hsmkey");
     };

@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::ptr;
 
 use super::bindings as c;
+use super::boundary::Raise;
 use super::dispatch;
 use super::host::Host;
 use crate::error::{Error, Reason, Result, bail};
@@ -144,25 +145,6 @@ impl Core {
         (self.handle, self.upcalls)
     }
 
-    /// Puts an error on the application's queue.
-    pub fn raise(&self, error: &Error) {
-        let Some(vset_error) = self.vset_error else { return };
-        let mut data = error.data();
-        data.retain(|character| character != '\0');
-        let text = CString::new(data).unwrap_or_default();
-        // SAFETY: our own handle; the strings are NUL-terminated and copied by the core; `text` is handed on as an
-        // argument of "%s", never as a format (raise.c).
-        unsafe {
-            if let Some(new_error) = self.new_error {
-                new_error(self.handle);
-            }
-            if let Some(set_error_debug) = self.set_error_debug {
-                set_error_debug(self.handle, c"hsmkey".as_ptr(), 0, c"".as_ptr());
-            }
-            hsmkey_raise(vset_error, self.handle, error.reason() as u32, text.as_ptr());
-        }
-    }
-
     /// Runs `work`, then takes off the queue whatever it left there: a PKCS#11 module may use the same libcrypto.
     pub fn shielded<T>(&self, work: impl FnOnce() -> T) -> T {
         // SAFETY: our own handle. Where the queue is empty no mark is set, and popping then empties it: as it was.
@@ -179,6 +161,26 @@ impl Core {
             }
         }
         result
+    }
+}
+
+impl Raise for Core {
+    fn raise(&self, error: &Error) {
+        let Some(vset_error) = self.vset_error else { return };
+        let mut data = error.data();
+        data.retain(|character| character != '\0');
+        let text = CString::new(data).unwrap_or_default();
+        // SAFETY: our own handle; the strings are NUL-terminated and copied by the core; `text` is handed on as an
+        // argument of "%s", never as a format (raise.c).
+        unsafe {
+            if let Some(new_error) = self.new_error {
+                new_error(self.handle);
+            }
+            if let Some(set_error_debug) = self.set_error_debug {
+                set_error_debug(self.handle, c"hsmkey".as_ptr(), 0, c"".as_ptr());
+            }
+            hsmkey_raise(vset_error, self.handle, error.reason() as u32, text.as_ptr());
+        }
     }
 }
 

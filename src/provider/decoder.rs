@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use super::Provider;
 use super::key::Key;
 use super::store::ask;
+use crate::config::ReferenceFiles;
 use crate::error::Result;
 use crate::keyfile::{self, Label, PemReader, Progress};
 use crate::openssl::algorithm;
@@ -29,6 +30,12 @@ impl Provider {
     /// The structure of our records: our own name, so that two sections of openssl.cnf do not take each other's.
     fn structure(&self) -> CString {
         CString::new(algorithm::own(&self.name)).unwrap_or_default()
+    }
+
+    /// Whether a file of this label is for the engine, as the configuration says.
+    fn leaves(&self, label: Label) -> bool {
+        let wanted = self.keys.config().map(|config| config.reference_files);
+        label != Label::Pointer && wanted == Ok(ReferenceFiles::Engine)
     }
 }
 
@@ -76,7 +83,7 @@ impl Decoder for Pem {
         if !selection.admits_private() {
             return Ok(true);
         }
-        let Some(record) = read_record(input)? else { return Ok(true) };
+        let Some(record) = read_record(provider, input)? else { return Ok(true) };
         if let Some(uri) = keyfile::decode_record(&record)?.filter(|uri| uri.public.is_none()) {
             provider.opened.put(&record, open(provider, &uri, prompt)?);
         }
@@ -90,7 +97,7 @@ fn open(provider: &Provider, uri: &Uri, prompt: &mut Prompt) -> Result<crate::ke
 }
 
 /// The record of the next PEM block, where it is one of ours.
-fn read_record(input: &mut Bio) -> Result<Option<Zeroizing<Vec<u8>>>> {
+fn read_record(provider: &Provider, input: &mut Bio) -> Result<Option<Zeroizing<Vec<u8>>>> {
     let mut reader = PemReader::new();
     let mut buffer = Zeroizing::new([0; 256]);
     loop {
@@ -101,6 +108,7 @@ fn read_record(input: &mut Bio) -> Result<Option<Zeroizing<Vec<u8>>>> {
         match progress {
             Progress::NeedMore => {}
             Progress::NotOurs => return Ok(None),
+            Progress::Block { label, .. } if provider.leaves(label) => return Ok(None),
             Progress::Block { label, der } => return keyfile::record(label, der),
         }
     }
@@ -124,6 +132,9 @@ impl Decoder for Der {
         }
         let der = Zeroizing::new(input.read_to_end(LIMIT));
         for label in [Label::RsaPrivateKey, Label::PrivateKey] {
+            if provider.leaves(label) {
+                continue;
+            }
             if let Some(uri) = keyfile::from_block(label, &der)? {
                 return give_record(provider, objects, Some(c"RSA"), &keyfile::encode_record(&uri));
             }
