@@ -8,6 +8,8 @@ CARGO = PATH="$$(scripts/toolchain):$$PATH" cargo
 
 # Where this machine's OpenSSL looks for providers and keeps openssl.cnf.
 MODULESDIR ?= $(shell openssl version -m 2>/dev/null | sed -n 's/^MODULESDIR: "\(.*\)"$$/\1/p')
+# Where it looks for engines; 4.0 has none.
+ENGINESDIR ?= $(shell openssl version -e 2>/dev/null | sed -n 's/^ENGINESDIR: "\(.*\)"$$/\1/p')
 OPENSSLDIR ?= $(shell openssl version -d 2>/dev/null | sed -n 's/^OPENSSLDIR: "\(.*\)"$$/\1/p')
 SYSCONFDIR ?= /etc
 BUILT ?= target/release
@@ -35,7 +37,7 @@ test: ## every test (installs what they need)
 
 soak: ## the long versions of the reliability tests (half an hour)
 	@scripts/prerequisites test
-	@HSMKEY_SOAK=1 scripts/test --test reliability -- --test-threads 1 --nocapture
+	@HSMKEY_SOAK=1 scripts/test --test reliability --test hsm -- --test-threads 1 --nocapture
 
 applications: ## 300 requests and more to each application, and the table in docs/applications.md anew
 	@scripts/prerequisites test
@@ -49,20 +51,26 @@ fmt: ## formats the code
 clippy: ## the lints, as errors
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
-install: ## hsmkey.so for OpenSSL, the command and its openssl.cnf (PREFIX, DESTDIR, MODULESDIR, OPENSSLDIR, SYSCONFDIR)
+install: ## hsmkey.so for OpenSSL, the command and its openssl.cnf (PREFIX, DESTDIR, MODULESDIR, ENGINESDIR, OPENSSLDIR, SYSCONFDIR)
 	@test -f "$(BUILT)/hsmkey.so" || { echo "run make build first" >&2; exit 1; }
 	@test -n "$(MODULESDIR)" -a -n "$(OPENSSLDIR)" || { echo "no openssl 3 in PATH: give MODULESDIR and OPENSSLDIR" >&2; exit 1; }
 	install -D -m 755 "$(BUILT)/hsmkey.so" "$(DESTDIR)$(MODULESDIR)/hsmkey.so"
 	install -D -m 755 "$(BUILT)/hsmkey" "$(DESTDIR)$(PREFIX)/bin/hsmkey"
 	@install -d "$(DESTDIR)$(SYSCONFDIR)/hsmkey"
+	@if [ -n "$(ENGINESDIR)" ]; then install -d "$(DESTDIR)$(ENGINESDIR)" && ln -sf "$(MODULESDIR)/hsmkey.so" "$(DESTDIR)$(ENGINESDIR)/hsmkey.so"; fi
 	scripts/openssl-cnf "$(OPENSSLDIR)/openssl.cnf" > "$(DESTDIR)$(SYSCONFDIR)/hsmkey/openssl.cnf.new"
+	scripts/openssl-cnf "$(OPENSSLDIR)/openssl.cnf" openssl-all-versions.cnf "$(MODULESDIR)/hsmkey.so" \
+	  > "$(DESTDIR)$(SYSCONFDIR)/hsmkey/openssl-all-versions.cnf.new"
 	@# An administrator's changes stay.
-	@cd "$(DESTDIR)$(SYSCONFDIR)/hsmkey" && if [ -e openssl.cnf ]; then \
-	  cmp -s openssl.cnf openssl.cnf.new && rm openssl.cnf.new || echo "kept $(SYSCONFDIR)/hsmkey/openssl.cnf; the new one is beside it"; \
-	else mv openssl.cnf.new openssl.cnf; fi
+	@cd "$(DESTDIR)$(SYSCONFDIR)/hsmkey" && for file in openssl.cnf openssl-all-versions.cnf; do \
+	  if [ ! -e $$file ]; then mv $$file.new $$file; \
+	  elif cmp -s $$file $$file.new; then rm $$file.new; \
+	  else echo "kept $(SYSCONFDIR)/hsmkey/$$file; the new one is beside it"; fi; \
+	done
 
 uninstall: ## removes hsmkey.so and the command; the configuration stays
 	rm -f "$(DESTDIR)$(MODULESDIR)/hsmkey.so" "$(DESTDIR)$(PREFIX)/bin/hsmkey"
+	@if [ -n "$(ENGINESDIR)" ]; then rm -f "$(DESTDIR)$(ENGINESDIR)/hsmkey.so"; fi
 
 clean: ## removes what was built
 	$(CARGO) clean

@@ -1,12 +1,12 @@
 /* hsmkey.h: the names that a C program may use of hsmkey. C99 and C++; nothing is declared, so nothing has to be linked.
  *
- * hsmkey is an OpenSSL provider for private keys in an HSM. A program that uses it through openssl.cnf needs none of this; one that
- * loads it with OSSL_PROVIDER_load_ex() or wants to tell its errors apart does.
+ * hsmkey is an OpenSSL provider and engine for private keys in an HSM. A program that uses it through openssl.cnf needs none of this; one
+ * that loads it with OSSL_PROVIDER_load_ex(), calls ENGINE_ctrl_cmd() or wants to tell its errors apart does.
  */
 #ifndef HSMKEY_H
 #define HSMKEY_H
 
-/* Error reasons. An error of hsmkey stands in OpenSSL's queue with the provider's own library number; ERR_GET_REASON() gives one of
+/* Error reasons. An error of hsmkey stands in OpenSSL's queue with the provider's or the engine's own library number; ERR_GET_REASON() gives one of
  * these. The numbers do not change. */
 #define HSMKEY_R_INTERNAL              101 /* internal error in hsmkey */
 #define HSMKEY_R_INVALID_ARGUMENT      102 /* invalid argument */
@@ -68,6 +68,7 @@
 #define HSMKEY_DIRECTIVE_HSMKEY_ALLOW_MODULE_PATH                 "hsmkey-allow-module-path"
 #define HSMKEY_DIRECTIVE_HSMKEY_SHA1                              "hsmkey-sha1"
 #define HSMKEY_DIRECTIVE_HSMKEY_RUNTIME_DIRECTORY                 "hsmkey-runtime-directory"
+#define HSMKEY_DIRECTIVE_HSMKEY_REFERENCE_FILES                   "hsmkey-reference-files"
 #define HSMKEY_DIRECTIVE_PKCS11_MODULE_CACHE_SESSIONS             "pkcs11-module-cache-sessions"
 #define HSMKEY_DIRECTIVE_PKCS11_MODULE_CACHE_PINS                 "pkcs11-module-cache-pins"
 #define HSMKEY_DIRECTIVE_PKCS11_MODULE_CACHE_KEYS                 "pkcs11-module-cache-keys"
@@ -76,6 +77,24 @@
 #define HSMKEY_DIRECTIVE_PKCS11_MODULE_ENCODE_PROVIDER_URI_TO_PEM "pkcs11-module-encode-provider-uri-to-pem"
 #define HSMKEY_DIRECTIVE_PKCS11_MODULE_BLOCK_OPERATIONS           "pkcs11-module-block-operations"
 #define HSMKEY_DIRECTIVE_PKCS11_MODULE_ASSUME_FIPS                "pkcs11-module-assume-fips"
+
+/* The engine: its id where none is asked for, and its controls, for ENGINE_ctrl_cmd_string() and ENGINE_ctrl_cmd(). The directives are
+ * controls too. */
+#define HSMKEY_ENGINE_ID                    "hsmkey"
+#define HSMKEY_CONTROL_SO_PATH              "SO_PATH"
+#define HSMKEY_CONTROL_MODULE_PATH          "MODULE_PATH"
+#define HSMKEY_CONTROL_PIN                  "PIN"
+#define HSMKEY_CONTROL_VERBOSE              "VERBOSE"
+#define HSMKEY_CONTROL_QUIET                "QUIET"
+#define HSMKEY_CONTROL_LOAD_CERT_CTRL       "LOAD_CERT_CTRL"
+#define HSMKEY_CONTROL_INIT_ARGS            "INIT_ARGS"
+#define HSMKEY_CONTROL_SET_USER_INTERFACE   "SET_USER_INTERFACE"
+#define HSMKEY_CONTROL_SET_CALLBACK_DATA    "SET_CALLBACK_DATA"
+#define HSMKEY_CONTROL_FORCE_LOGIN          "FORCE_LOGIN"
+#define HSMKEY_CONTROL_RE_ENUMERATE         "RE_ENUMERATE"
+#define HSMKEY_CONTROL_VLOG_A               "VLOG_A"
+#define HSMKEY_CONTROL_DEBUG_LEVEL          "DEBUG_LEVEL"
+#define HSMKEY_CONTROL_REFERENCE_BY_MODULUS "REFERENCE_BY_MODULUS"
 
 /* Key files. A reference file is an RSA private key (PKCS#1 or PKCS#8) whose private exponent begins with the marker and goes on with
  * the pkcs11: URI of the key. A pointer file is a PEM block of this label: SEQUENCE { VisibleString description, UTF8String uri }. */

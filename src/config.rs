@@ -17,8 +17,8 @@ use crate::environment::Environment;
 use crate::error::{Error, Reason, Result, bail};
 use crate::uri::TokenAttributes;
 
-pub use directives::{DIRECTIVES, Directive, check_name};
-pub use pin::{PIN_VARIABLES, PinSpec};
+pub use directives::{DIRECTIVES, Directive, check_name, flag};
+pub use pin::{CUT, PIN_VARIABLES, PinSpec};
 
 /// Where AWS installs the PKCS#11 library of CloudHSM: the module where none is configured.
 pub const CLOUDHSM_MODULE: &str = "/opt/cloudhsm/lib/libcloudhsm_pkcs11.so";
@@ -54,6 +54,8 @@ pub struct Config {
     pub sha1: Sha1,
     /// Where rejected PINs are remembered between processes.
     pub runtime_directory: Option<PathBuf>,
+    /// Who takes reference key files where OpenSSL knows providers.
+    pub reference_files: ReferenceFiles,
 }
 
 /// `pkcs11-module-login-behavior`: what to do for public objects. Private keys always need the login.
@@ -78,6 +80,16 @@ pub enum Sha1 {
     Warn,
     /// Refused.
     Deny,
+}
+
+/// `hsmkey-reference-files`. OpenSSL 1.1.1 has the engine only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReferenceFiles {
+    /// The provider.
+    #[default]
+    Provider,
+    /// The engine, by the RSA method that it registers for every RSA key of the process.
+    Engine,
 }
 
 /// `hsmkey-log`.
@@ -108,6 +120,7 @@ impl Default for Config {
             allow_module_path: false,
             sha1: Sha1::default(),
             runtime_directory: None,
+            reference_files: ReferenceFiles::default(),
         }
     }
 }
@@ -127,10 +140,23 @@ impl Config {
                 directive.apply(&mut config, value)?;
             }
         }
-        if let Some(module) = environment.get(MODULE_VARIABLE) {
-            config.module = Some(module.into());
-        }
+        config.take_environment(environment);
         Ok(config)
+    }
+
+    /// Takes one directive.
+    ///
+    /// # Errors
+    /// `BadDirective` with the directive's name and what it may be; never with its value.
+    pub fn set(&mut self, directive: &Directive, value: Value) -> Result<()> {
+        directive.apply(self, value)
+    }
+
+    /// Takes the variable that goes before a directive.
+    pub fn take_environment(&mut self, environment: &Environment) {
+        if let Some(module) = environment.get(MODULE_VARIABLE) {
+            self.module = Some(module.into());
+        }
     }
 
     /// The PKCS#11 module: the configured one, else CloudHSM's where it is installed.
@@ -141,7 +167,8 @@ impl Config {
         match &self.module {
             Some(module) => Ok(module),
             None if Path::new(CLOUDHSM_MODULE).exists() => Ok(Path::new(CLOUDHSM_MODULE)),
-            None => Err(environment.ignored(&[MODULE_VARIABLE]).unwrap_or_else(|| {
+            // OpenSSL ignores its variable where we ignore ours, and the directive may be in the file that it names.
+            None => Err(environment.ignored(&[MODULE_VARIABLE, "OPENSSL_CONF"]).unwrap_or_else(|| {
                 Error::new(
                     Reason::NoModule,
                     format!("set pkcs11-module-path; {CLOUDHSM_MODULE} is not there either"),
@@ -227,6 +254,7 @@ mod tests {
             ("hsmkey-allow-module-path", "yes"),
             ("hsmkey-sha1", "deny"),
             ("hsmkey-runtime-directory", "/run/hsmkey"),
+            ("hsmkey-reference-files", "engine"),
         ])
         .unwrap();
         let token = TokenAttributes {
@@ -246,6 +274,7 @@ mod tests {
             allow_module_path: true,
             sha1: Sha1::Deny,
             runtime_directory: Some("/run/hsmkey".into()),
+            reference_files: ReferenceFiles::Engine,
         };
         assert_eq!(config, expected);
     }
@@ -294,6 +323,7 @@ mod tests {
             ("hsmkey-log", "file:relative.log"),
             ("hsmkey-allow-module-path", "ja"),
             ("hsmkey-runtime-directory", "tmp/x"),
+            ("hsmkey-reference-files", "both"),
         ] {
             refused(name, value);
         }

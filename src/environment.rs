@@ -36,8 +36,7 @@ impl Environment {
     /// look; `None` where the environment has nothing to do with it.
     pub fn ignored(&self, names: &[&str]) -> Option<Error> {
         let name = names.iter().find(|name| self.privileged && self.set(name).is_some())?;
-        let why =
-            "the process has more rights than its caller (AT_SECURE), so neither it nor OPENSSL_CONF counts";
+        let why = "the process has more rights than its caller (AT_SECURE), so no variable counts, OPENSSL_CONF included";
         Some(Error::new(
             Reason::EnvironmentIgnored,
             format!("{name} is set, but {why}; use a directive in the system's openssl.cnf"),

@@ -11,6 +11,7 @@ use crate::error::{Error, Reason, Result, bail};
 use crate::hsm::{Object, PrivateKey};
 use crate::mechanism::Mechanism;
 use crate::public::{PublicKey, RsaPublicKey};
+use crate::uri::{Class, Uri};
 
 pub use keys::{Ask, Keys};
 
@@ -45,6 +46,16 @@ impl Key {
                 "the HSM does not say the public half of {address}, and no public key there is it"
             ),
         }
+    }
+
+    /// The same key by the name that the user gave it, which says where its PIN is too; where that name is one key's. What the token calls
+    /// itself, its serial number, need not be what the key's next home does.
+    #[must_use]
+    pub fn called(mut self, uri: &Uri) -> Self {
+        if uri.names_a_key() {
+            self.address = Uri { class: Some(Class::Private), ..uri.clone() }.address().to_string();
+        }
+        self
     }
 
     /// The public half.
@@ -111,8 +122,7 @@ fn usable(public: &PublicKey) -> Result<()> {
 }
 
 /// The URI of an object that a search found.
-fn address(object: &Object) -> String {
-    use crate::uri::{Class, Uri};
+pub fn address(object: &Object) -> String {
     let uri = Uri {
         token: object.token.clone(),
         object: Some(object.label.clone()).filter(|label| !label.is_empty()),
@@ -125,10 +135,16 @@ fn address(object: &Object) -> String {
 
 /// The error for a name that is not one key's: it lists them.
 pub fn ambiguous(keys: &[Key]) -> Error {
+    let addresses = list(keys.iter().map(|key| key.address().to_owned()));
+    Error::new(Reason::KeyAmbiguous, format!("{} keys: {addresses}", keys.len()))
+}
+
+/// The first of some addresses, for a message.
+pub fn list(addresses: impl Iterator<Item = String>) -> String {
     const SHOWN: usize = 10;
-    let mut list: Vec<&str> = keys.iter().take(SHOWN).map(Key::address).collect();
-    if keys.len() > SHOWN {
-        list.push("...");
+    let mut list: Vec<String> = addresses.take(SHOWN + 1).collect();
+    if list.len() > SHOWN {
+        list[SHOWN] = "...".into();
     }
-    Error::new(Reason::KeyAmbiguous, format!("{} keys: {}", keys.len(), list.join(", ")))
+    list.join(", ")
 }

@@ -9,6 +9,7 @@
 //! The pointer's DER is also the record that our decoders hand to each other: [`record`] makes it of either form, [`decode_record`]
 //! reads it.
 
+mod foreign;
 mod pem;
 mod pointer;
 mod reference;
@@ -18,9 +19,12 @@ use zeroize::Zeroizing;
 use crate::error::Result;
 use crate::uri::Uri;
 
+pub use foreign::from_foreign_reference;
 pub use pem::{PemReader, Progress};
 pub use pointer::{POINTER_DESCRIPTION, decode_record, encode_record, from_pointer_der, write_pointer};
-pub use reference::{REFERENCE_MARKER, from_pkcs8_der, from_reference_der, write_reference};
+pub use reference::{
+    REFERENCE_MARKER, from_pkcs8_der, from_reference_der, from_reference_numbers, write_reference,
+};
 
 /// The label of a pointer file's PEM block, which pkcs11-provider uses too.
 pub const POINTER_LABEL: &str = "PKCS#11 PROVIDER URI";

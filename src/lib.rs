@@ -1,13 +1,15 @@
 //! hsmkey: OpenSSL signs with keys that live in an HSM.
 //!
-//! One shared library is an OpenSSL provider (3.0 to 4.0); its private-key operations go to the HSM through PKCS#11.
+//! One shared library is an OpenSSL provider (3.0 to 4.0) and an OpenSSL engine (1.1.1 to 3.x); its private-key operations go to the
+//! HSM through PKCS#11.
 //!
 //! The map, and what each module may depend on (arrows go down only):
 //!
 //! | module | is | may use |
 //! |---|---|---|
-//! | `entry` | every exported C symbol | `provider` |
+//! | `entry` | every exported C symbol | `provider`, `engine` |
 //! | `provider` | one file per operation that OpenSSL asks a provider for | `key`, `openssl`, what users write |
+//! | `engine` | the same keys for what asks for an engine | `key`, `openssl`, what users write |
 //! | [`key`] | a key: its public half and where the private half is | `hsm`, `pin`, what users write |
 //! | [`pin`] | where a PIN comes from | `hsm` for its [`Authenticator`](hsm::Authenticator), what users write |
 //! | [`hsm`] | PKCS#11; knows nothing of OpenSSL | `config`, `uri`, `mechanism`, `public`, `curve`, `secret` |
@@ -19,6 +21,7 @@ pub mod asn1;
 pub mod certificate;
 pub mod config;
 pub mod curve;
+mod engine;
 mod entry;
 pub mod environment;
 pub mod error;
@@ -34,3 +37,5 @@ pub mod public;
 pub mod secret;
 pub mod spki;
 pub mod uri;
+
+pub use engine::CONTROLS;

@@ -3,6 +3,8 @@
 //! A URI's `pin-value`, its `pin-source`, the directive, the environment, and last whoever sits in front of the application. A place
 //! that is named and has no PIN is an error: a PIN that was meant for something else is never sent instead.
 
+use std::fs::{File, Metadata};
+use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -11,22 +13,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 use once_cell::race::OnceBox;
 use zeroize::Zeroizing;
 
-use crate::config::{PIN_VARIABLES, PinSpec};
+use crate::config::{CUT, PIN_VARIABLES, PinSpec};
 use crate::environment::Environment;
 use crate::error::{Error, Reason, Result, bail};
 use crate::hsm::family;
 use crate::hsm::fork::PerProcess;
-use crate::hsm::{Authenticator, SourceStamp};
+use crate::hsm::{Authenticator, Credential, SourceStamp};
 use crate::secret::Pin;
 use crate::uri::Uri;
+
+/// Room for the whole file, so that no copy of the PIN is left behind where a buffer grew.
+const READ_AT_ONCE: usize = 4096;
 
 /// The PIN of one key, from one place.
 pub struct PinSource {
     place: Place,
+    /// The PIN stands in openssl.cnf itself.
+    in_openssl_cnf: bool,
     /// What was read first. A child of fork has it too, and may not be able to read it again.
-    resolved: OnceBox<Result<Arc<Pin>>>,
+    resolved: OnceBox<Result<Credential>>,
     /// What was read after a rejection.
-    refreshed: PerProcess<Mutex<Option<Arc<Pin>>>>,
+    refreshed: PerProcess<Mutex<Option<Credential>>>,
 }
 
 enum Place {
@@ -52,14 +59,17 @@ impl PinSource {
             Some(spec) => Place::Spec(spec, Arc::clone(environment)),
             None => match environment.first(&PIN_VARIABLES) {
                 Ok(Some((name, _))) => Place::Variable(name, Arc::clone(environment)),
-                Ok(None) => Place::None(Error::new(
-                    Reason::PinMissing,
-                    "set pkcs11-module-token-pin = file:PATH in the provider's section, or CLOUDHSM_PIN",
-                )),
+                Ok(None) => Place::None(environment.ignored(&["OPENSSL_CONF"]).unwrap_or_else(|| {
+                    let advice =
+                        "set pkcs11-module-token-pin = file:PATH in the provider's section, or CLOUDHSM_PIN";
+                    Error::new(Reason::PinMissing, advice)
+                })),
                 Err(error) => Place::None(error),
             },
         };
-        Ok(Self::at(place))
+        let of_uri = uri.pin_value.is_some() || uri.pin_source.is_some();
+        let in_openssl_cnf = !of_uri && matches!(directive, Some(PinSpec::Value(_)));
+        Ok(Self { in_openssl_cnf, ..Self::at(place) })
     }
 
     /// A PIN that somebody has entered.
@@ -68,7 +78,7 @@ impl PinSource {
     }
 
     fn at(place: Place) -> Self {
-        Self { place, resolved: OnceBox::new(), refreshed: PerProcess::new() }
+        Self { place, in_openssl_cnf: false, resolved: OnceBox::new(), refreshed: PerProcess::new() }
     }
 
     /// Whether some place has or names a PIN; if not, somebody may be asked.
@@ -80,62 +90,60 @@ impl PinSource {
     ///
     /// Children that the process will have share what becomes of the PIN: a rejected one is sent once for all of them.
     pub fn resolve(&self) {
-        if let Ok(pin) = self.resolved.get_or_init(|| Box::new(self.read())) {
-            family::know(pin);
+        if let Ok(credential) = self.resolved.get_or_init(|| Box::new(self.read())) {
+            family::know(credential);
         }
     }
 
-    fn read(&self) -> Result<Arc<Pin>> {
+    fn read(&self) -> Result<Credential> {
         match &self.place {
             Place::Spec(spec, environment) => read(spec, environment),
-            Place::Variable(name, environment) => variable(name, environment),
+            Place::Variable(name, environment) => variable(name, environment).map(unseen),
             Place::None(error) => Err(error.clone()),
         }
     }
 
-    /// The file behind the place.
-    fn file(&self) -> Option<PathBuf> {
-        match &self.place {
-            Place::Spec(PinSpec::File(path), _) => Some(path.clone()),
-            Place::Spec(PinSpec::Credential(name), environment) => credential(name, environment).ok(),
-            _ => None,
-        }
+    /// Whether the place is a file, which may change while the process runs.
+    fn is_file(&self) -> bool {
+        matches!(self.place, Place::Spec(PinSpec::File(_) | PinSpec::Credential(_), _))
     }
 }
 
 impl Authenticator for PinSource {
-    fn pin(&self) -> Result<Arc<Pin>> {
-        if let Some(pin) = &*self.refreshed.get().lock().unwrap_or_else(PoisonError::into_inner) {
-            return Ok(Arc::clone(pin));
+    fn pin(&self) -> Result<Credential> {
+        if let Some(credential) = &*self.refreshed.get().lock().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(credential.clone());
         }
         self.resolved.get_or_init(|| Box::new(self.read())).clone()
     }
 
-    fn refresh(&self) -> Result<Option<Arc<Pin>>> {
-        if self.file().is_none() {
+    fn refresh(&self) -> Result<Option<Credential>> {
+        if !self.is_file() {
             return Ok(None);
         }
         let fresh = self.read()?;
         let mut refreshed = self.refreshed.get().lock().unwrap_or_else(PoisonError::into_inner);
-        *refreshed = Some(Arc::clone(&fresh));
+        *refreshed = Some(fresh.clone());
         Ok(Some(fresh))
     }
 
-    fn source_stamp(&self) -> Option<SourceStamp> {
-        let file = self.file()?;
-        let state = std::fs::metadata(&file).ok()?;
-        let changed = format!("{}.{:09} {} {}", state.mtime(), state.mtime_nsec(), state.ino(), state.size());
-        Some(SourceStamp { source: file.display().to_string(), changed })
+    fn advice(&self) -> &'static str {
+        if self.in_openssl_cnf { CUT } else { "" }
     }
 }
 
-fn read(spec: &PinSpec, environment: &Environment) -> Result<Arc<Pin>> {
+fn read(spec: &PinSpec, environment: &Environment) -> Result<Credential> {
     match spec {
-        PinSpec::Value(pin) => Ok(Arc::clone(pin)),
+        PinSpec::Value(pin) => Ok(unseen(Arc::clone(pin))),
         PinSpec::File(path) => first_line(path),
-        PinSpec::Env(name) => variable(name, environment),
+        PinSpec::Env(name) => variable(name, environment).map(unseen),
         PinSpec::Credential(name) => first_line(&credential(name, environment)?),
     }
+}
+
+/// A PIN from where other processes cannot look.
+fn unseen(pin: Arc<Pin>) -> Credential {
+    Credential { pin, stamp: None }
 }
 
 fn variable(name: &str, environment: &Environment) -> Result<Arc<Pin>> {
@@ -156,26 +164,28 @@ fn credential(name: &str, environment: &Environment) -> Result<PathBuf> {
     }
 }
 
-/// The first line of a file, without its end.
-fn first_line(path: &Path) -> Result<Arc<Pin>> {
+/// The first line of a file, without its end, and what the file was like.
+fn first_line(path: &Path) -> Result<Credential> {
     let failed =
         |why: &dyn std::fmt::Display| Error::new(Reason::PinSource, format!("{}: {why}", path.display()));
-    let mut content = Zeroizing::new(std::fs::read(path).map_err(|error| failed(&error))?);
-    if let Ok(state) = std::fs::metadata(path) {
-        if state.is_file() && state.mode() & 0o077 != 0 {
-            log::warn!(
-                "{} holds a PIN and others can read it (mode {:o})",
-                path.display(),
-                state.mode() & 0o777
-            );
-        }
+    let mut file = File::open(path).map_err(|error| failed(&error))?;
+    // First the state, then the content: where the file changes meanwhile, the PIN is taken for an older one and not for a later.
+    let state = file.metadata().ok().filter(Metadata::is_file);
+    let mut content = Zeroizing::new(Vec::with_capacity(READ_AT_ONCE));
+    file.read_to_end(&mut content).map_err(|error| failed(&error))?;
+    if let Some(state) = state.as_ref().filter(|state| state.mode() & 0o077 != 0) {
+        log::warn!("{} holds a PIN and others can read it (mode {:o})", path.display(), state.mode() & 0o777);
     }
     let end = content.iter().position(|octet| matches!(octet, b'\r' | b'\n')).unwrap_or(content.len());
     content.truncate(end);
     if content.is_empty() {
         return Err(failed(&"its first line is empty"));
     }
-    Ok(Arc::new(Pin::from(content)))
+    let stamp = state.map(|state| SourceStamp {
+        source: path.display().to_string(),
+        changed: format!("{}.{:09} {} {}", state.mtime(), state.mtime_nsec(), state.ino(), state.size()),
+    });
+    Ok(Credential { pin: Arc::new(Pin::from(content)), stamp })
 }
 
 #[cfg(test)]
@@ -195,7 +205,7 @@ mod tests {
     }
 
     fn is(source: &PinSource, pin: &str) -> bool {
-        source.pin().unwrap().as_bytes() == pin.as_bytes()
+        source.pin().unwrap().pin.as_bytes() == pin.as_bytes()
     }
 
     #[test]
@@ -233,11 +243,14 @@ mod tests {
         std::fs::write(&file, "first\r\nnot this\n").unwrap();
         let source = source("pkcs11:object=k", Some(&format!("file:{}", file.display())), &[]);
         source.resolve();
-        let stamp = source.source_stamp().unwrap();
+        let stamp = source.pin().unwrap().stamp.unwrap();
         std::fs::write(&file, "second, longer\n").unwrap();
+        // The file has changed, the PIN is the one that was read.
         assert!(is(&source, "first"));
-        assert_ne!(source.source_stamp().unwrap(), stamp);
-        assert_eq!(source.refresh().unwrap().unwrap().as_bytes(), b"second, longer");
+        assert_eq!(source.pin().unwrap().stamp.unwrap(), stamp);
+        let fresh = source.refresh().unwrap().unwrap();
+        assert_eq!(fresh.pin.as_bytes(), b"second, longer");
+        assert_ne!(fresh.stamp.unwrap(), stamp);
         assert!(is(&source, "second, longer"));
         std::fs::write(&file, "\n").unwrap();
         assert_eq!(source.refresh().unwrap_err().reason(), Reason::PinSource);

@@ -1,15 +1,21 @@
 //! hsmkey as an OpenSSL provider: one file per operation that OpenSSL asks for. Digests and random numbers are not offered, and
 //! private keys are not taken in: a PKCS#11 module's own OpenSSL would be sent back here.
 
+mod asym_cipher;
+mod composites;
 mod decoder;
 mod ecdh;
 mod ecdsa;
 mod ed25519;
+mod encoder;
+mod generation;
 mod key;
 mod keymgmt;
 mod pss;
+mod rejection;
 mod signature;
 mod store;
+mod unpad;
 mod verifier;
 
 use std::ffi::{CStr, CString};
@@ -21,10 +27,10 @@ use crate::config::Config;
 use crate::environment::Environment;
 use crate::key::Keys;
 use crate::logging;
-use crate::openssl::algorithm::{Algorithm, Operation};
+use crate::openssl::algorithm::{Algorithm, Dispatch, Operation};
 use crate::openssl::core::{Core, HasCore};
 use crate::openssl::digest::Digests;
-use crate::openssl::operation;
+use crate::openssl::{later, operation};
 
 /// A provider context. Nothing of it is shared with another one: there may be two libcryptos in the process.
 pub struct Provider {
@@ -32,6 +38,7 @@ pub struct Provider {
     keys: Keys,
     digests: Arc<Digests>,
     verifier: Arc<verifier::Verifier>,
+    opened: decoder::Opened,
     name: String,
     /// Of the libcrypto that loaded us, major and minor.
     version: (u32, u32),
@@ -47,6 +54,10 @@ const RSA: &str = "RSA:rsaEncryption:1.2.840.113549.1.1.1";
 const EC: &str = "EC:id-ecPublicKey:1.2.840.10045.2.1";
 const ED25519: &str = "ED25519:1.3.101.112";
 const RSA_PSS: &str = "RSA-PSS:RSASSA-PSS:1.2.840.113549.1.1.10";
+
+const fn encoder(names: &'static str, properties: &'static str, dispatch: Dispatch) -> Algorithm {
+    Algorithm { names, properties, dispatch, description: c"what stands for a private key in an HSM" }
+}
 
 impl operation::provider::Provider for Provider {
     const NAME: &'static CStr = c"hsmkey: private keys in an HSM, through PKCS#11";
@@ -114,6 +125,33 @@ impl operation::provider::Provider for Provider {
                 description: c"Ed25519 signatures made by an HSM",
             },
         ]),
+        Operation::asym_cipher(&[Algorithm {
+            names: RSA,
+            properties: "",
+            dispatch: operation::asym_cipher::table::<asym_cipher::Cipher>(),
+            description: c"RSA decryption by an HSM",
+        }]),
+        Operation::encoder(&[
+            encoder(RSA, "output=text", operation::encoder::table::<encoder::Text>()),
+            encoder(RSA, "output=pem,structure=PrivateKeyInfo", operation::encoder::table::<encoder::Pem>()),
+            encoder(RSA, "output=pem,structure=pkcs1", operation::encoder::table::<encoder::Pem>()),
+            encoder(RSA, "output=pem,structure=type-specific", operation::encoder::table::<encoder::Pem>()),
+            encoder(EC, "output=text", operation::encoder::table::<encoder::Text>()),
+            encoder(EC, "output=pem,structure=PrivateKeyInfo", operation::encoder::table::<encoder::Pem>()),
+            encoder(EC, "output=pem,structure=type-specific", operation::encoder::table::<encoder::Pem>()),
+            encoder(ED25519, "output=text", operation::encoder::table::<encoder::Text>()),
+            encoder(
+                ED25519,
+                "output=pem,structure=PrivateKeyInfo",
+                operation::encoder::table::<encoder::Pem>(),
+            ),
+            encoder(RSA_PSS, "output=text", operation::encoder::table::<encoder::Text>()),
+            encoder(
+                RSA_PSS,
+                "output=pem,structure=PrivateKeyInfo",
+                operation::encoder::table::<encoder::Pem>(),
+            ),
+        ]),
         // The order matters: see decoder.rs.
         Operation::decoder(&[
             Algorithm {
@@ -155,6 +193,9 @@ impl operation::provider::Provider for Provider {
         ]),
     ];
 
+    const LATER_OPERATIONS: &'static [((u32, u32), Operation)] =
+        &[(later::COMPOSITE_SIGNATURES, composites::OPERATION)];
+
     fn new(core: Core) -> Self {
         let environment = Arc::new(Environment::of_process());
         let mut lookup = |name: &str| {
@@ -171,7 +212,7 @@ impl operation::provider::Provider for Provider {
         let verifier = Arc::new(verifier::Verifier::new(&core, &digests, &name));
         let keys = Keys::new(config, environment)
             .verified_by(Arc::clone(&verifier) as Arc<dyn crate::hsm::Verifier>);
-        Self { core, keys, digests, verifier, name, version }
+        Self { core, keys, digests, verifier, opened: decoder::Opened::default(), name, version }
     }
 }
 

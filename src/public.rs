@@ -48,7 +48,7 @@ impl PublicKey {
 }
 
 impl EcPublicKey {
-    /// A key from CKA_EC_PARAMS and CKA_EC_POINT, whichever of the forms of [`point`] that has.
+    /// A key from CKA_EC_PARAMS and CKA_EC_POINT, in whichever form the token has it.
     pub fn from_token(params: &[u8], value: &[u8]) -> Self {
         let size = Curve::by_params(params).map(Curve::point_size);
         Self { params: params.to_vec(), point: point(value, size).to_vec() }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
+use hsmkey::CONTROLS;
 use hsmkey::config::DIRECTIVES;
 use hsmkey::error::Reason;
 use hsmkey::keyfile::{POINTER_DESCRIPTION, POINTER_LABEL, REFERENCE_MARKER};
@@ -18,13 +19,19 @@ fn expected() -> BTreeMap<String, String> {
         let name = directive.name.to_ascii_uppercase().replace('-', "_");
         (format!("HSMKEY_DIRECTIVE_{name}"), directive.name.to_owned())
     });
+    let controls = CONTROLS.iter().map(|name| (format!("HSMKEY_CONTROL_{name}"), (*name).to_owned()));
     let others = [
+        ("HSMKEY_ENGINE_ID", "hsmkey"),
         ("HSMKEY_REFERENCE_MARKER", REFERENCE_MARKER),
         ("HSMKEY_POINTER_LABEL", POINTER_LABEL),
         ("HSMKEY_POINTER_DESCRIPTION", POINTER_DESCRIPTION),
         ("HSMKEY_URI_PUBLIC", PUBLIC_ATTRIBUTE),
     ];
-    reasons.chain(directives).chain(others.map(|(name, value)| (name.to_owned(), value.to_owned()))).collect()
+    reasons
+        .chain(directives)
+        .chain(controls)
+        .chain(others.map(|(name, value)| (name.to_owned(), value.to_owned())))
+        .collect()
 }
 
 /// The names that the preprocessor knows after the header and not before.

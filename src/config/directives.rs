@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
-use super::{Config, Log, LoginBehaviour, PinSpec, Sha1, Value, absolute, text};
+use super::{Config, Log, LoginBehaviour, PinSpec, ReferenceFiles, Sha1, Value, absolute, text};
 use crate::error::{Error, Reason, Result, bail};
 use crate::uri::{TokenAttributes, Uri};
 
@@ -47,13 +47,17 @@ impl Directive {
         text(self, value)?.parse().map_err(|_| self.refuse())
     }
 
-    /// The words that openssl.cnf knows for yes and no.
     fn flag(&self, value: &Value) -> Result<bool> {
-        match text(self, value)?.to_ascii_lowercase().as_str() {
-            "yes" | "true" | "on" | "1" => Ok(true),
-            "no" | "false" | "off" | "0" => Ok(false),
-            _ => Err(self.refuse()),
-        }
+        flag(value).ok_or_else(|| self.refuse())
+    }
+}
+
+/// The words that openssl.cnf knows for yes and no.
+pub fn flag(word: &[u8]) -> Option<bool> {
+    match word.to_ascii_lowercase().as_slice() {
+        b"yes" | b"true" | b"on" | b"1" => Some(true),
+        b"no" | b"false" | b"off" | b"0" => Some(false),
+        _ => None,
     }
 }
 
@@ -220,6 +224,17 @@ pub static DIRECTIVES: &[Directive] = &[
         summary: "Where processes tell each other that a PIN was rejected, so that no second one tries it.",
         set: |directive, config, value| {
             config.runtime_directory = Some(absolute(directive, &value)?);
+            Ok(())
+        },
+    },
+    Directive {
+        name: "hsmkey-reference-files",
+        values: "provider or engine",
+        default: "provider",
+        summary: "Who takes reference key files in OpenSSL 3: the engine has to register for every RSA key of the process.",
+        set: |directive, config, value| {
+            let choices = [("provider", ReferenceFiles::Provider), ("engine", ReferenceFiles::Engine)];
+            config.reference_files = directive.choice(&value, &choices)?;
             Ok(())
         },
     },

@@ -12,6 +12,9 @@ use crate::secret::Pin;
 /// The variables that hold the PIN where nothing nearer says it, as CloudHSM's own libraries read them.
 pub const PIN_VARIABLES: [&str; 2] = ["CLOUDHSM_PIN", "n3fips_password"];
 
+/// What happens to a PIN that stands in openssl.cnf itself.
+pub const CUT: &str = "openssl.cnf cuts a value at '#': put the PIN into a file and write file:PATH";
+
 /// A PIN, or where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PinSpec {
@@ -32,7 +35,6 @@ impl PinSpec {
     /// `BadDirective` for a PIN that was cut and for a path that is no PIN; never with the value.
     pub fn parse(value: Value) -> Result<Self> {
         const NAME: &str = "pkcs11-module-token-pin";
-        const CUT: &str = "openssl.cnf cuts a value at '#': put the PIN into a file and write file:PATH";
         match Self::source(&value) {
             Ok(Some(spec)) => return Ok(spec),
             Ok(None) => (),

@@ -2,7 +2,8 @@
 //! of one configuration, and five that are wrong lock the user.
 //!
 //! The first to try a PIN is waited for by the others, for a moment. They share numbers in memory, never the PIN or a hash of it: who
-//! knew the PIN before the fork has the same number after it.
+//! knew the PIN before the fork has the same number after it, and so have those that read it later from the same state of the same
+//! file.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use once_cell::race::OnceBox;
 
-use super::fork;
+use super::{Credential, SourceStamp, fork};
 use crate::error::{Error, Reason, Result};
 use crate::secret::Pin;
 
@@ -36,11 +37,12 @@ struct Known {
 }
 
 /// Gives a PIN its number, before the children are born that are to share it.
-pub(crate) fn know(pin: &Arc<Pin>) {
-    number(pin);
+pub(crate) fn know(credential: &Credential) {
+    number(credential);
 }
 
-fn number(pin: &Arc<Pin>) -> Option<&'static AtomicU64> {
+fn number(credential: &Credential) -> Option<&'static AtomicU64> {
+    let Credential { pin, stamp } = credential;
     let mut place = &KNOWN;
     let mut fresh = None;
     loop {
@@ -51,7 +53,8 @@ fn number(pin: &Arc<Pin>) -> Option<&'static AtomicU64> {
                 let entry = match fresh.take() {
                     Some(entry) => entry,
                     None => {
-                        Box::new(Known { pin: Arc::clone(pin), number: take_number()?, next: OnceBox::new() })
+                        let number = take_number(stamp.as_ref())?;
+                        Box::new(Known { pin: Arc::clone(pin), number, next: OnceBox::new() })
                     }
                 };
                 let number = entry.number;
@@ -65,11 +68,27 @@ fn number(pin: &Arc<Pin>) -> Option<&'static AtomicU64> {
     }
 }
 
-/// A number that nobody has. The first one counts them, so that brothers do not take the same one.
-fn take_number() -> Option<&'static AtomicU64> {
-    let (count, numbers) = fork::shared_numbers()?.split_first()?;
-    let index = usize::try_from(count.fetch_add(1, Ordering::Relaxed)).ok()?;
-    numbers.get(index)
+/// A number: the one that was given to this state of this file, by whichever process of the family; else one that nobody has.
+fn take_number(stamp: Option<&SourceStamp>) -> Option<&'static AtomicU64> {
+    /// Whose number it is: nobody's, somebody's, or (odd) that of a file's state.
+    const NOBODY: u64 = 0;
+    const SOMEBODY: u64 = 2;
+    let shared = fork::shared_numbers()?;
+    let (owners, numbers) = shared.split_at(shared.len() / 2);
+    let ours = stamp.map_or(SOMEBODY, |stamp| hash(stamp) | 1);
+    owners.iter().zip(numbers).find_map(|(owner, number)| {
+        match owner.compare_exchange(NOBODY, ours, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Some(number),
+            Err(owner) => (owner == ours && ours != SOMEBODY).then_some(number),
+        }
+    })
+}
+
+/// The same in all processes of a family.
+fn hash(value: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// A login that is about to be tried.
@@ -83,11 +102,9 @@ pub(super) struct Attempt {
 ///
 /// # Errors
 /// `PinRejected` where another process of the family was told so.
-pub(super) fn attempt<H: Hash>(pin: &Arc<Pin>, place: H) -> Result<Attempt> {
-    let mut hasher = DefaultHasher::new();
-    place.hash(&mut hasher);
-    let place = hasher.finish() & !STATE;
-    let number = number(pin);
+pub(super) fn attempt(credential: &Credential, place: impl Hash) -> Result<Attempt> {
+    let place = hash(place) & !STATE;
+    let number = number(credential);
     let until = Instant::now() + PATIENCE;
     while let Some(number) = number {
         let value = number.load(Ordering::Acquire);
@@ -145,8 +162,17 @@ mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;
 
-    fn pin(text: &str) -> Arc<Pin> {
-        Arc::new(Pin::new(text.into()))
+    fn pin(text: &str) -> Credential {
+        Credential { pin: Arc::new(Pin::new(text.into())), stamp: None }
+    }
+
+    #[test]
+    fn processes_that_read_a_file_for_themselves_have_one_number_for_it() {
+        let stamp = |changed: &str| SourceStamp { source: "/etc/pin".into(), changed: changed.into() };
+        let first = take_number(Some(&stamp("1"))).unwrap();
+        assert!(std::ptr::eq(first, take_number(Some(&stamp("1"))).unwrap()));
+        assert!(!std::ptr::eq(first, take_number(Some(&stamp("2"))).unwrap()));
+        assert!(!std::ptr::eq(take_number(None).unwrap(), take_number(None).unwrap()));
     }
 
     #[test]

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 /// Calls inside a module.
 static IN_FLIGHT: AtomicUsize = AtomicUsize::new(0);
-/// A fork is being prepared.
-static CLOSED: AtomicBool = AtomicBool::new(false);
+/// Forks that are being prepared: glibc lets several threads fork at once.
+static CLOSED: AtomicUsize = AtomicUsize::new(0);
 
 /// How long a fork waits for calls in flight: one that never returns must not keep a server from starting a worker.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -32,7 +32,7 @@ pub(super) fn watch() {
 }
 
 extern "C" fn prepare() {
-    CLOSED.store(true, Ordering::SeqCst);
+    CLOSED.fetch_add(1, Ordering::SeqCst);
     let until = Instant::now() + PATIENCE;
     while IN_FLIGHT.load(Ordering::SeqCst) > 0 && Instant::now() < until {
         std::thread::sleep(POLL);
@@ -40,13 +40,18 @@ extern "C" fn prepare() {
 }
 
 extern "C" fn parent() {
-    CLOSED.store(false, Ordering::SeqCst);
+    CLOSED.fetch_sub(1, Ordering::SeqCst);
 }
 
 extern "C" fn child() {
     GENERATION.fetch_add(1, Ordering::SeqCst);
     IN_FLIGHT.store(0, Ordering::SeqCst);
-    CLOSED.store(false, Ordering::SeqCst);
+    CLOSED.store(0, Ordering::SeqCst);
+}
+
+/// How often this process image has become a child. What an older one knew is worth nothing.
+pub(super) fn generation() -> u64 {
+    GENERATION.load(Ordering::Acquire)
 }
 
 /// Whether this process is a child of the one that loaded the library.
@@ -58,14 +63,18 @@ pub(super) fn is_child() -> bool {
 pub(super) fn in_flight<T>(call: impl FnOnce() -> T) -> T {
     loop {
         IN_FLIGHT.fetch_add(1, Ordering::SeqCst);
-        if !CLOSED.load(Ordering::SeqCst) {
+        if CLOSED.load(Ordering::SeqCst) == 0 {
             break;
         }
         IN_FLIGHT.fetch_sub(1, Ordering::SeqCst);
         std::thread::sleep(POLL);
     }
+    let generation = GENERATION.load(Ordering::Relaxed);
     let result = call();
-    IN_FLIGHT.fetch_sub(1, Ordering::SeqCst);
+    // A child that a module makes in the middle of a call, and that comes back from it, was never counted.
+    if GENERATION.load(Ordering::Relaxed) == generation {
+        IN_FLIGHT.fetch_sub(1, Ordering::SeqCst);
+    }
     result
 }
 
@@ -175,6 +184,21 @@ mod tests {
         let value = PerProcess::<Mutex<u32>>::new();
         *value.get().lock().unwrap() = 7;
         assert_eq!(*value.get().lock().unwrap(), 7);
+    }
+
+    #[test]
+    fn the_gate_is_closed_until_the_last_of_several_forks() {
+        prepare();
+        prepare();
+        parent();
+        let called = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| in_flight(|| called.store(true, Ordering::SeqCst)));
+            std::thread::sleep(Duration::from_millis(100));
+            assert!(!called.load(Ordering::SeqCst));
+            parent();
+        });
+        assert!(called.load(Ordering::SeqCst));
     }
 
     #[test]

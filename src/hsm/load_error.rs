@@ -2,9 +2,50 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::error::{Error, Reason};
+use crate::error::{Error, Reason, Result, bail};
+
+/// Refuses a file that ends before what its program headers promise: dlopen(3) maps it, and whoever touches the missing part gets
+/// SIGBUS. Whatever else is wrong with a file is for dlopen to say.
+///
+/// # Errors
+/// `ModuleLoad`.
+pub(super) fn check_whole(path: &Path) -> Result<()> {
+    let Ok(file) = File::open(path) else { return Ok(()) };
+    let Ok(length) = file.metadata().map(|state| state.len()) else { return Ok(()) };
+    match promised(&file) {
+        Some(wanted) if wanted > length => {
+            bail!(ModuleLoad, "{} is cut: it has {length} of at least {wanted} octets", path.display())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How long a shared library of this machine's 64 bits has to be, by its ELF header and its program headers.
+fn promised(file: &File) -> Option<u64> {
+    const PT_LOAD: u32 = 1;
+    let mut header = [0; 64];
+    file.read_exact_at(&mut header, 0).ok()?;
+    if usize::BITS != 64 || foreign(header.first_chunk()?).is_some() {
+        return None;
+    }
+    let half = |at: usize| header[at..].first_chunk().map(|octets| u64::from(u16::from_ne_bytes(*octets)));
+    let (start, size, count) = (u64::from_ne_bytes(*header[32..].first_chunk()?), half(54)?, half(56)?);
+    let mut end = start.checked_add(size * count)?;
+    for number in 0..count {
+        let mut segment = [0; 40];
+        if file.read_exact_at(&mut segment, start + size * number).is_err() {
+            break;
+        }
+        let long = |at: usize| segment[at..].first_chunk().map(|octets| u64::from_ne_bytes(*octets));
+        if u32::from_ne_bytes(*segment.first_chunk()?) == PT_LOAD {
+            end = end.max(long(8)?.checked_add(long(32)?)?);
+        }
+    }
+    Some(end)
+}
 
 /// The error for a file that dlopen(3) refused.
 pub(super) fn explain(path: &Path, dlerror: &str) -> Error {

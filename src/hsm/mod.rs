@@ -5,6 +5,7 @@
 
 pub(crate) mod family;
 pub(crate) mod fork;
+mod generate;
 mod load_error;
 mod module;
 mod object;
@@ -38,6 +39,7 @@ use module::Module;
 use private_key::Binding;
 use slot::Slot;
 
+pub use generate::{NewKey, NewKeyKind, Usage};
 pub use pair::Verifier;
 pub use private_key::PrivateKey;
 
@@ -126,20 +128,31 @@ pub trait Authenticator: Send + Sync {
     ///
     /// # Errors
     /// `PinMissing`, `PinSource`, `EnvironmentIgnored`.
-    fn pin(&self) -> Result<Arc<Pin>>;
+    fn pin(&self) -> Result<Credential>;
 
     /// Reads the source again, after the PIN was rejected; `None` where it cannot have changed.
     ///
     /// # Errors
     /// As for [`Authenticator::pin`].
-    fn refresh(&self) -> Result<Option<Arc<Pin>>>;
+    fn refresh(&self) -> Result<Option<Credential>>;
 
-    /// What the source looks like now, for other processes; `None` for a source that they cannot see.
-    fn source_stamp(&self) -> Option<SourceStamp>;
+    /// What may be wrong with a PIN from this source that is rejected; empty where there is nothing special about it.
+    fn advice(&self) -> &'static str {
+        ""
+    }
+}
+
+/// A PIN as it was read.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    /// The PIN.
+    pub pin: Arc<Pin>,
+    /// What its source looked like then; `None` for a source that other processes cannot see.
+    pub stamp: Option<SourceStamp>,
 }
 
 /// How a PIN's source is recognised, and when it has changed. It says nothing of the PIN.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SourceStamp {
     /// Which source: a path.
     pub source: String,
@@ -181,6 +194,15 @@ impl Hsm {
     /// What is wrong with the module, the token, the PIN or the HSM. Finding nothing is none.
     pub fn list(&self, query: &Query, authenticator: &Arc<dyn Authenticator>) -> Result<Vec<Object>> {
         search::list(self, query, authenticator)
+    }
+
+    /// Makes a key pair; the result is its private half.
+    ///
+    /// # Errors
+    /// `KeyAmbiguous` for a label that is taken, `TokenAmbiguous` where several tokens are meant, and what is wrong with the module, the
+    /// PIN or the HSM. Making the pair is never repeated: after an error of C_GenerateKeyPair it may be there.
+    pub fn generate(&self, key: &NewKey, authenticator: &Arc<dyn Authenticator>) -> Result<Object> {
+        generate::generate(self, key, authenticator)
     }
 
     /// A private key, to be found when it first signs.

@@ -20,6 +20,7 @@ use super::rv::{Failed, check};
 use super::slot::Slot;
 use super::token::{self, LibraryInfo, SlotInfo, TokenInfo};
 use crate::error::{Error, Reason, Result, bail};
+use crate::secret::Pin;
 
 /// A loaded module. It stays until the process ends.
 pub(super) struct Module {
@@ -49,12 +50,16 @@ struct State {
     initialised: Shared<Arc<Instance>>,
     /// The last one, which is still good where C_Initialize says that nothing was lost.
     last: Mutex<Option<Arc<Instance>>>,
+    /// Whose PIN was accepted last, in each slot. It outlasts what is lost.
+    users: Mutex<Vec<(CK_SLOT_ID, Arc<Pin>)>>,
     call: Mutex<()>,
 }
 
 /// The module as it was initialised: its slots. Initialising it again makes another one.
 #[derive(Default)]
 pub(super) struct Instance {
+    /// Something was lost that may have been a token: it may stand in another slot now.
+    stale: AtomicBool,
     slots: Mutex<Option<Arc<Vec<Arc<Slot>>>>>,
 }
 
@@ -87,6 +92,7 @@ impl Module {
         let Ok(name) = CString::new(path.as_os_str().as_bytes()) else {
             bail!(ModuleLoad, "the path has a NUL");
         };
+        super::load_error::check_whole(path)?;
         // RTLD_LOCAL: the module's symbols are nobody else's. RTLD_NODELETE: threads of it may outlive every user.
         // SAFETY: a NUL-terminated name. What the file's constructors do is the administrator's choice.
         let handle =
@@ -161,24 +167,34 @@ impl Module {
         self.state.get().initialised.lose(epoch);
     }
 
+    /// Whose PIN was accepted last.
+    pub(super) fn user(&self, slot: CK_SLOT_ID) -> Option<Arc<Pin>> {
+        let users = self.state.get().users.lock().unwrap_or_else(PoisonError::into_inner);
+        users.iter().find(|(id, _)| *id == slot).map(|(_, pin)| Arc::clone(pin))
+    }
+
+    /// Says whose PIN was accepted.
+    pub(super) fn set_user(&self, slot: CK_SLOT_ID, pin: &Arc<Pin>) {
+        let mut users = self.state.get().users.lock().unwrap_or_else(PoisonError::into_inner);
+        users.retain(|(id, _)| *id != slot);
+        users.push((slot, Arc::clone(pin)));
+    }
+
     fn initialise(&self) -> Result<Arc<Instance>, Failed> {
-        let mut result = self.c_initialize(CKF_OS_LOCKING_OK);
-        if matches!(result, Err(Failed { rv: CKR_CANT_LOCK, .. })) {
-            self.alone.store(true, Ordering::Relaxed);
-            result = self.c_initialize(0);
-        }
+        let result = self.c_initialize();
         let last = || self.state.get().last.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
             Ok(()) => {}
             // Nothing was lost, or somebody else in this process uses the module too.
             Err(Failed { rv: CKR_CRYPTOKI_ALREADY_INITIALIZED, .. }) => {
                 if let Some(instance) = &*last() {
+                    instance.stale.store(true, Ordering::Release);
                     return Ok(Arc::clone(instance));
                 }
                 // Or it is what a child has inherited and cannot use.
                 if fork::is_child() && self.slot_ids().is_err() {
                     self.c_finalize();
-                    self.c_initialize(CKF_OS_LOCKING_OK)?;
+                    self.c_initialize()?;
                 }
             }
             Err(failed) => return Err(failed),
@@ -188,7 +204,18 @@ impl Module {
         Ok(instance)
     }
 
-    fn c_initialize(&self, flags: CK_FLAGS) -> Result<(), Failed> {
+    /// C_Initialize, with the module's own locks or, where it has none, without.
+    fn c_initialize(&self) -> Result<(), Failed> {
+        if !self.alone.load(Ordering::Relaxed) {
+            match self.c_initialize_with(CKF_OS_LOCKING_OK) {
+                Err(Failed { rv: CKR_CANT_LOCK, .. }) => self.alone.store(true, Ordering::Relaxed),
+                result => return result,
+            }
+        }
+        self.c_initialize_with(0)
+    }
+
+    fn c_initialize_with(&self, flags: CK_FLAGS) -> Result<(), Failed> {
         let reserved = self.init_args.as_ref().map_or(ptr::null(), |text| text.as_ptr());
         let mut arguments = CK_C_INITIALIZE_ARGS {
             CreateMutex: None,
@@ -236,23 +263,19 @@ impl Module {
     ) -> Result<Arc<Vec<Arc<Slot>>>, Failed> {
         let lock = || instance.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let known = lock().clone();
-        if let (Some(known), false) = (&known, anew) {
-            return Ok(Arc::clone(known));
+        match known {
+            Some(known) if !anew && !instance.stale.swap(false, Ordering::AcqRel) => return Ok(known),
+            _ => {}
         }
         let ids = self.slot_ids()?;
-        let old = |id| known.iter().flat_map(|slots| slots.iter()).find(|slot| slot.id() == id).cloned();
+        let mut current = lock();
+        // Two threads may have asked: a slot that one of them knows is the other's too, with its sessions and its login.
+        let old = |id| current.iter().flat_map(|slots| slots.iter()).find(|slot| slot.id() == id).cloned();
         let slots: Arc<Vec<_>> = Arc::new(
             ids.into_iter().map(|id| old(id).unwrap_or_else(|| Arc::new(Slot::new(self, id)))).collect(),
         );
-        let mut current = lock();
-        // Two threads may have asked: all are to use the slots of one of them.
-        match &*current {
-            Some(current) if !anew => Ok(Arc::clone(current)),
-            _ => {
-                *current = Some(Arc::clone(&slots));
-                Ok(slots)
-            }
-        }
+        *current = Some(Arc::clone(&slots));
+        Ok(slots)
     }
 
     /// C_GetTokenInfo.

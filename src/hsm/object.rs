@@ -30,6 +30,16 @@ impl Template {
         self
     }
 
+    pub(super) fn boolean(self, attribute: CK_ATTRIBUTE_TYPE, value: bool) -> Self {
+        self.octets(attribute, &[if value { CK_TRUE } else { CK_FALSE }])
+    }
+
+    /// An array of numbers.
+    pub(super) fn numbers(self, attribute: CK_ATTRIBUTE_TYPE, values: &[CK_ULONG]) -> Self {
+        let octets: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
+        self.octets(attribute, &octets)
+    }
+
     /// An attribute's octets. An empty value is left out: CloudHSM takes none.
     pub(super) fn octets(mut self, attribute: CK_ATTRIBUTE_TYPE, value: &[u8]) -> Self {
         if !value.is_empty() {
@@ -155,6 +165,37 @@ pub(super) fn read(
     })
 }
 
+/// Makes a key pair: the handles of the public and the private half.
+pub(super) fn generate_pair(
+    module: &Module,
+    session: CK_SESSION_HANDLE,
+    mechanism: CK_MECHANISM_TYPE,
+    public: &mut Template,
+    private: &mut Template,
+) -> Result<(CK_OBJECT_HANDLE, CK_OBJECT_HANDLE), Failed> {
+    let mut mechanism = CK_MECHANISM { mechanism, pParameter: ptr::null_mut(), ulParameterLen: 0 };
+    let (mut public, mut private) = (public.attributes(), private.attributes());
+    let (public_count, private_count) = (public.len() as CK_ULONG, private.len() as CK_ULONG);
+    let (mut public_key, mut private_key) = (0, 0);
+    // SAFETY: a mechanism without parameter and attributes of ours for the time of the call; room for two handles.
+    let rv = unsafe {
+        call!(
+            module,
+            C_GenerateKeyPair(
+                session,
+                &raw mut mechanism,
+                public.as_mut_ptr(),
+                public_count,
+                private.as_mut_ptr(),
+                private_count,
+                &raw mut public_key,
+                &raw mut private_key
+            )
+        )
+    };
+    check("C_GenerateKeyPair", rv).map(|()| (public_key, private_key))
+}
+
 /// The secret of ECDH: derived as a session object (section 5.13), read, and destroyed again.
 pub(super) fn derive(
     module: &Module,
@@ -176,13 +217,12 @@ pub(super) fn derive(
         pParameter: (&raw mut parameters).cast::<c_void>(),
         ulParameterLen: size_of::<CK_ECDH1_DERIVE_PARAMS>() as CK_ULONG,
     };
-    let boolean = |template: Template, attribute, value| template.octets(attribute, &[value]);
-    let template = Template::class(CKO_SECRET_KEY)
+    let mut template = Template::class(CKO_SECRET_KEY)
         .number(CKA_KEY_TYPE, CKK_GENERIC_SECRET)
-        .number(CKA_VALUE_LEN, size as CK_ULONG);
-    let template = boolean(template, CKA_TOKEN, CK_FALSE);
-    let template = boolean(template, CKA_SENSITIVE, CK_FALSE);
-    let mut template = boolean(template, CKA_EXTRACTABLE, CK_TRUE);
+        .number(CKA_VALUE_LEN, size as CK_ULONG)
+        .boolean(CKA_TOKEN, false)
+        .boolean(CKA_SENSITIVE, false)
+        .boolean(CKA_EXTRACTABLE, true);
     let mut attributes = template.attributes();
     let mut secret = 0;
     // SAFETY: mechanism, parameters and attributes of ours for the time of the call; room for one handle.
@@ -228,17 +268,19 @@ fn numbers(octets: &[u8]) -> Vec<CK_ULONG> {
     octets.chunks_exact(size_of::<CK_ULONG>()).map(number).collect()
 }
 
+/// The mechanisms of RSASSA-PSS.
+pub(super) const PSS_MECHANISMS: [CK_MECHANISM_TYPE; 6] = [
+    CKM_RSA_PKCS_PSS,
+    CKM_SHA1_RSA_PKCS_PSS,
+    CKM_SHA224_RSA_PKCS_PSS,
+    CKM_SHA256_RSA_PKCS_PSS,
+    CKM_SHA384_RSA_PKCS_PSS,
+    CKM_SHA512_RSA_PKCS_PSS,
+];
+
 /// Whether a key may sign with RSASSA-PSS only.
 pub(super) fn pss_only(mechanisms: &[CK_MECHANISM_TYPE]) -> bool {
-    const PSS: [CK_MECHANISM_TYPE; 6] = [
-        CKM_RSA_PKCS_PSS,
-        CKM_SHA1_RSA_PKCS_PSS,
-        CKM_SHA224_RSA_PKCS_PSS,
-        CKM_SHA256_RSA_PKCS_PSS,
-        CKM_SHA384_RSA_PKCS_PSS,
-        CKM_SHA512_RSA_PKCS_PSS,
-    ];
-    !mechanisms.is_empty() && mechanisms.iter().all(|mechanism| PSS.contains(mechanism))
+    !mechanisms.is_empty() && mechanisms.iter().all(|mechanism| PSS_MECHANISMS.contains(mechanism))
 }
 
 fn public<'a>(get: &impl Fn(CK_ATTRIBUTE_TYPE) -> Option<&'a [u8]>) -> Option<PublicKey> {

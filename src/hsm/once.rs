@@ -1,6 +1,6 @@
 //! What one thread does for all: initialising and logging in. No lock is held while it is done.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -12,23 +12,30 @@ pub(super) struct Shared<T> {
 
 struct State<T> {
     done: Option<T>,
-    running: bool,
+    /// Who is about it, and since when.
+    running: Option<(u64, Instant)>,
+    /// How often somebody began.
+    begun: u64,
     /// How often it was done or lost.
     epoch: u64,
 }
 
 impl<T> Default for Shared<T> {
     fn default() -> Self {
-        Self { state: Mutex::new(State { done: None, running: false, epoch: 0 }), changed: Condvar::new() }
+        let state = State { done: None, running: None, begun: 0, epoch: 0 };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 }
 
 /// Ends a run, also where it panics.
-struct Running<'a, T>(&'a Shared<T>);
+struct Running<'a, T>(&'a Shared<T>, u64);
 
 impl<T> Drop for Running<'_, T> {
     fn drop(&mut self) {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).running = false;
+        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another one may have taken over.
+        state.running = state.running.filter(|(runner, _)| *runner != self.1);
+        drop(state);
         self.0.changed.notify_all();
     }
 }
@@ -45,25 +52,44 @@ impl<T: Clone> Shared<T> {
         deadline: Instant,
         make: impl FnOnce() -> Result<T, E>,
     ) -> Option<Result<(T, u64), E>> {
+        self.get_or_take_over(deadline, None, make)
+    }
+
+    /// The same, where a thread that has been about it for longer than `patience` is not waited for: one other takes over.
+    pub(super) fn get_or_take_over<E>(
+        &self,
+        deadline: Instant,
+        patience: Option<Duration>,
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Option<Result<(T, u64), E>> {
         let mut state = self.lock();
         loop {
             if let Some(done) = &state.done {
                 return Some(Ok((done.clone(), state.epoch)));
             }
-            if !state.running {
+            let Some((_, since)) = state.running else { break };
+            let now = Instant::now();
+            let late = patience.and_then(|patience| since.checked_add(patience));
+            if late.is_some_and(|late| now >= late) {
                 break;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.min(late.unwrap_or(deadline)).saturating_duration_since(now);
             if left.is_zero() {
                 return None;
             }
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        state.running = true;
+        state.begun += 1;
+        let runner = state.begun;
+        state.running = Some((runner, Instant::now()));
         drop(state);
-        let _running = Running(self);
+        let _running = Running(self, runner);
         Some(make().map(|result| {
             let mut state = self.lock();
+            // Whoever was followed by another may come second.
+            if let Some(done) = &state.done {
+                return (done.clone(), state.epoch);
+            }
             state.done = Some(result.clone());
             state.epoch += 1;
             (result, state.epoch)
@@ -97,7 +123,6 @@ impl<T: Clone> Shared<T> {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(5)
@@ -144,6 +169,36 @@ mod tests {
             });
             std::thread::sleep(Duration::from_millis(50));
             assert_eq!(shared.get(Instant::now(), || Ok::<_, ()>(2)), None);
+        });
+    }
+
+    #[test]
+    fn a_thread_that_does_not_come_back_is_followed_by_one_other() {
+        let (shared, second) = (Shared::<u32>::default(), AtomicUsize::new(0));
+        let pause = |milliseconds| std::thread::sleep(Duration::from_millis(milliseconds));
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| {
+                shared.get(soon(), || {
+                    pause(600);
+                    Ok::<_, ()>(1)
+                })
+            });
+            pause(50);
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let take_over = shared.get_or_take_over(soon(), Some(Duration::from_millis(100)), || {
+                        second.fetch_add(1, Ordering::Relaxed);
+                        pause(20);
+                        Ok::<_, ()>(2)
+                    });
+                    assert_eq!(take_over.unwrap().unwrap().0, 2);
+                });
+            }
+            pause(300);
+            assert_eq!((shared.peek().map(|(value, _)| value), second.load(Ordering::Relaxed)), (Some(2), 1));
+            // What it brings at last is nobody's loss.
+            assert_eq!(first.join().unwrap().unwrap().unwrap().0, 2);
+            assert_eq!(shared.peek(), Some((2, 1)));
         });
     }
 

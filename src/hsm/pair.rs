@@ -31,8 +31,10 @@ pub trait Verifier: Send + Sync {
 /// What is signed for a proof. It is no digest of anything, and says to whoever finds a signature over it what it was for.
 const TEXT: &[u8; 32] = b"hsmkey: are these two one key?  ";
 
-/// The most keys that are asked whether they are the one.
-const MOST: usize = 64;
+/// The most public keys that are read for a private one.
+const MOST_READ: usize = 1000;
+/// The most private keys that sign for a public one.
+const MOST_ASKED: usize = 64;
 
 /// The type of an elliptic key, as a search has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,13 +168,13 @@ impl Visit<'_> {
         for (mut template, ids_are_equal) in searches {
             let found = object::find(slot.module(), session, &mut template)?;
             let only = found.len() == 1;
-            for candidate in found.into_iter().take(MOST) {
+            for candidate in found.into_iter().take(MOST_READ) {
                 if seen.contains(&candidate) {
                     continue;
                 }
                 seen.push(candidate);
-                let candidate = object::read(slot.module(), session, candidate, CKO_PUBLIC_KEY)?;
-                let Some(public) = candidate.public.filter(|public| public.is_of(elliptic)) else { continue };
+                let public = self.public_key(slot, session, candidate)?;
+                let Some(public) = public.filter(|public| public.is_of(elliptic)) else { continue };
                 if ids_are_equal && only {
                     return Ok(Some((public, false)));
                 }
@@ -190,6 +192,21 @@ impl Visit<'_> {
         Ok(None)
     }
 
+    /// A public key, read once in a visit however many private ones it is held against.
+    fn public_key(
+        &self,
+        slot: &Slot,
+        session: CK_SESSION_HANDLE,
+        object: CK_OBJECT_HANDLE,
+    ) -> Result<Option<PublicKey>, Trouble> {
+        if let Some(known) = self.public_keys.borrow().get(&object) {
+            return Ok(known.clone());
+        }
+        let public = object::read(slot.module(), session, object, CKO_PUBLIC_KEY)?.public;
+        self.public_keys.borrow_mut().insert(object, public.clone());
+        Ok(public)
+    }
+
     /// Which of several private keys of one type has this public half.
     pub(super) fn private_half(
         &self,
@@ -200,7 +217,7 @@ impl Visit<'_> {
         verifier: &dyn Verifier,
     ) -> Result<Option<CK_OBJECT_HANDLE>, Trouble> {
         let Some(elliptic) = Elliptic::of(public) else { return Ok(None) };
-        for candidate in candidates.iter().copied().take(MOST) {
+        for candidate in candidates.iter().copied().take(MOST_ASKED) {
             let proof = Proof::of(slot.module(), session, candidate, &elliptic)?;
             if proof.map_or(Ok(false), |proof| proof.is_by(public, verifier))? {
                 return Ok(Some(candidate));

@@ -4,21 +4,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cryptoki_sys::{CK_OBJECT_HANDLE, CK_SESSION_HANDLE};
+use cryptoki_sys::{
+    CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKR_DATA_INVALID, CKR_DATA_LEN_RANGE, CKR_DEVICE_ERROR,
+    CKR_ENCRYPTED_DATA_INVALID, CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_FUNCTION_FAILED, CKR_GENERAL_ERROR,
+    CKR_KEY_HANDLE_INVALID,
+};
 use zeroize::Zeroizing;
 
-use super::fork::PerProcess;
+use super::fork::{self, PerProcess};
 use super::module::Module;
 use super::once::Shared;
 use super::recover::{Ladder, Rung, Trouble};
+use super::rv::Failed;
 use super::sign::{Operation, Request};
 use super::{Authenticator, Hsm, Query, Slot, object, pair, search};
-use crate::error::{Reason, Result, bail};
+use crate::error::{Error, Reason, Result, bail};
 use crate::mechanism::Mechanism;
 use crate::public::PublicKey;
 
-/// How long to wait for another thread that is looking for the same key.
+/// How long to wait for another thread that is looking for the same key. It may never come back, or the module may be slow.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// In less time nobody logs in and finds a key anew.
+const HELD_UP: Duration = Duration::from_millis(100);
 
 /// A private key in an HSM.
 #[derive(Clone)]
@@ -41,6 +49,8 @@ pub(super) struct Binding {
     pub(super) instance: u64,
     /// Of the login under which it was found; `None` where nobody was logged in.
     pub(super) login: Option<u64>,
+    /// Of the process in which it was found.
+    generation: u64,
     pub(super) proven: Proven,
 }
 
@@ -49,7 +59,7 @@ pub(super) struct Binding {
 pub(super) struct Proven(Arc<AtomicBool>);
 
 impl Proven {
-    pub(super) fn new(proven: bool) -> Self {
+    fn new(proven: bool) -> Self {
         Self(Arc::new(AtomicBool::new(proven)))
     }
 
@@ -63,9 +73,48 @@ impl Proven {
 }
 
 impl Binding {
-    /// Whether the module and the login are those under which the key was found. Under others the handle may be another key's.
+    /// A key that was found now; `proven` says whether it is known to be that of its public half.
+    pub(super) fn new(
+        slot: &Arc<Slot>,
+        handle: CK_OBJECT_HANDLE,
+        instance: u64,
+        login: Option<u64>,
+        proven: bool,
+    ) -> Self {
+        let (slot, generation) = (Arc::clone(slot), fork::generation());
+        Self { slot, handle, instance, login, generation, proven: Proven::new(proven) }
+    }
+
+    /// Whether process, module and login are those under which the key was found. Under others the handle may be another key's.
     fn stands(&self) -> bool {
-        self.slot.module().epoch() == Some(self.instance) && self.slot.login_epoch() == self.login
+        self.generation == fork::generation()
+            && self.slot.module().epoch() == Some(self.instance)
+            && self.slot.login_epoch() == self.login
+    }
+
+    /// Whether the module was initialised or the user logged in again since: the handle may be another key's by now.
+    fn overtaken(&self) -> bool {
+        self.generation != fork::generation()
+            || self.slot.module().epoch().is_some_and(|epoch| epoch != self.instance)
+            || self.login.zip(self.slot.login_epoch()).is_some_and(|(ours, now)| ours != now)
+    }
+}
+
+/// How often C_Decrypt is called again where its answer may mean a bad padding.
+const DOUBTS: u32 = 2;
+
+/// What a failed call of a decryption means where the HSM looks at the padding.
+fn padding_trouble(failed: Failed, doubts: &mut u32) -> Trouble {
+    match (failed.function, failed.rv) {
+        ("C_Decrypt", CKR_GENERAL_ERROR | CKR_FUNCTION_FAILED | CKR_DEVICE_ERROR) => {
+            *doubts += 1;
+            if *doubts > DOUBTS { Trouble::Undecryptable(failed) } else { Trouble::Doubtful(failed) }
+        }
+        (
+            "C_Decrypt",
+            CKR_ENCRYPTED_DATA_INVALID | CKR_ENCRYPTED_DATA_LEN_RANGE | CKR_DATA_INVALID | CKR_DATA_LEN_RANGE,
+        ) => Trouble::Undecryptable(failed),
+        _ => Trouble::Call(failed),
     }
 }
 
@@ -100,10 +149,24 @@ impl PrivateKey {
 
     /// Decrypts, like [`PrivateKey::sign`].
     ///
+    /// Where the HSM removes the padding, tokens say with a code that also stands for their own troubles that it is bad: SoftHSM2 with
+    /// CKR_GENERAL_ERROR, and CloudHSM's CKR_FUNCTION_FAILED is its word for being busy. Such a code is met twice with another attempt
+    /// and then believed.
+    ///
     /// # Errors
-    /// What is wrong with the data, the key, the PIN or the HSM.
+    /// What is wrong with the key, the PIN or the HSM; `Decryption` and no more for whatever may be wrong with the data.
     pub fn decrypt(&self, mechanism: &Mechanism, input: &[u8], output: &mut [u8]) -> Result<usize> {
-        self.run(Request::new(Operation::Decrypt, mechanism, input, output.len()), output)
+        let mut request = Request::new(Operation::Decrypt, mechanism, input, output.len());
+        let padded = *mechanism != Mechanism::RsaX509;
+        let mut doubts = 0;
+        let length = self.repeat(|module, session, binding| {
+            request.run(module, session, binding.handle).map_err(|trouble| match trouble {
+                Trouble::Call(failed) if padded => padding_trouble(failed, &mut doubts),
+                trouble => trouble,
+            })
+        })?;
+        output[..length].copy_from_slice(&request.output()[..length]);
+        Ok(length)
     }
 
     /// The secret that this key and another's public point, `04 || X || Y`, have in common (CKM_ECDH1_DERIVE without a key derivation
@@ -195,11 +258,16 @@ impl PrivateKey {
             }
             slot.pool.put(session);
         };
-        let slot = &binding.slot;
+        let (slot, begun) = (&binding.slot, Instant::now());
         let result = work(slot.module(), session, &binding);
         match &result {
             Ok(_) => slot.pool.put(session),
             Err(trouble) => search::after_failure(slot, session, trouble, seen),
+        }
+        // That may have been before the call was made: then its result says nothing of this key. Only a thread that was held up for
+        // as long as a login takes can meet it.
+        if result.is_ok() && begun.elapsed() > HELD_UP && binding.overtaken() {
+            return Err(Failed { function: "C_SignInit", rv: CKR_KEY_HANDLE_INVALID }.into());
         }
         result
     }
@@ -214,12 +282,11 @@ impl PrivateKey {
             }
             shared.lose(epoch);
         }
-        let mut find = || search::bind(hsm, query, authenticator, ladder, seen).map(Arc::new);
-        match shared.get(ladder.deadline().min(Instant::now() + PATIENCE), &mut find) {
-            Some(found) => found,
-            // The other thread may never come back.
-            None => find().map(|binding| (Arc::clone(&binding), shared.put(binding))),
-        }
+        let find = || search::bind(hsm, query, authenticator, ladder, seen).map(Arc::new);
+        shared.get_or_take_over(ladder.patience(), Some(PATIENCE), find).unwrap_or_else(|| {
+            let detail = "other threads are still looking for the key";
+            Err(Error::new(Reason::HsmUnavailable, detail).into())
+        })
     }
 
     /// Forgets where the key was found, unless another thread has found it anew.

@@ -20,6 +20,11 @@ pub(super) enum Trouble {
     /// C_Initialize failed. `ever` says whether it has ever succeeded: a client that starts together with many others may be refused for a
     /// while, but one that was never configured is not worth a long wait.
     Unreachable { failed: Failed, ever: bool },
+    /// C_Decrypt failed with a code that says either that the padding is bad or that the HSM has a trouble. Nothing is rebuilt for it: a
+    /// bad ciphertext that somebody sends must not take down what others use.
+    Doubtful(Failed),
+    /// The data cannot be decrypted, as far as can be told.
+    Undecryptable(Failed),
 }
 
 impl From<Failed> for Trouble {
@@ -145,15 +150,24 @@ impl Ladder {
         self.deadline
     }
 
+    /// How long to wait for another thread that is at work for all, which is no failure: where nothing is to be repeated too.
+    pub(super) fn patience(&self) -> Instant {
+        self.deadline.max(self.begun + FIRST_CONTACT)
+    }
+
     /// After a failure: what to rebuild before the next attempt, once it is time for it.
     ///
     /// # Errors
     /// The failure's own where it is permanent; `HsmUnavailable` with the last call where the time is over.
     pub(super) fn climb(&mut self, trouble: Trouble) -> Result<Rung, Error> {
         let never = matches!(trouble, Trouble::Unreachable { ever: false, .. });
+        let doubtful = matches!(trouble, Trouble::Doubtful(_));
         let (failed, meaning, deadline) = match trouble {
             Trouble::Permanent(error) => return Err(error),
+            // One error for whatever the HSM said: which it was is nobody's business who sent the data.
+            Trouble::Undecryptable(_) => return Err(Reason::Decryption.into()),
             Trouble::Call(failed) => (failed, meaning(failed.rv), self.deadline),
+            Trouble::Doubtful(failed) => (failed, Meaning::Busy, self.deadline),
             Trouble::Unreachable { failed, ever: true } => (failed, Meaning::Busy, self.deadline),
             Trouble::Unreachable { failed, ever: false } => {
                 (failed, Meaning::Busy, self.deadline.min(self.begun + FIRST_CONTACT))
@@ -175,6 +189,9 @@ impl Ladder {
         if Instant::now() + pause >= deadline {
             if never {
                 return Err(failed.error());
+            }
+            if doubtful {
+                return Err(Reason::Decryption.into());
             }
             let detail = format!("given up after {} s (hsmkey-retry-time)", self.budget.as_secs_f32());
             return Err(Error::new(Reason::HsmUnavailable, detail).with_call(failed.call()));
@@ -253,6 +270,21 @@ mod tests {
             (CKR_KEY_FUNCTION_NOT_PERMITTED, Reason::KeyNotPermitted),
         ] {
             assert_eq!(climb(&mut Ladder::new(Duration::from_secs(10)), rv), Err(reason));
+        }
+    }
+
+    #[test]
+    fn for_what_may_be_a_bad_padding_nothing_is_rebuilt() {
+        for rv in [CKR_GENERAL_ERROR, CKR_DEVICE_ERROR, CKR_FUNCTION_FAILED] {
+            let failed = Failed { function: "C_Decrypt", rv };
+            let mut ladder = Ladder::new(Duration::from_secs(10));
+            for _ in 0..3 {
+                assert_eq!(ladder.climb(Trouble::Doubtful(failed)).unwrap(), Rung::Session);
+            }
+            let error = ladder.climb(Trouble::Undecryptable(failed)).unwrap_err();
+            assert_eq!((error.reason(), error.call()), (Reason::Decryption, None));
+            let none = Ladder::new(Duration::ZERO).climb(Trouble::Doubtful(failed)).unwrap_err();
+            assert_eq!(none, error, "where nothing is repeated it is the same error");
         }
     }
 

@@ -43,6 +43,10 @@ pub(super) struct Failed {
     pub(super) rv: CK_RV,
 }
 
+/// What to do where C_Initialize fails.
+const CONNECT_ADVICE: &str = "a CloudHSM client must be configured (SDK 5: configure-pkcs11, its log is in /opt/cloudhsm/run) or its \
+                                  daemon started (SDK 3, which prints Cfm3Initialize() returned 0x40000040: start cloudhsm-client)";
+
 impl Failed {
     /// The call, for an error.
     pub(super) fn call(self) -> Call {
@@ -54,9 +58,7 @@ impl Failed {
     /// The error of a call that is not worth repeating.
     pub(super) fn error(self) -> Error {
         if self.function == "C_Initialize" {
-            const ADVICE: &str = "a CloudHSM client must be configured (SDK 5: configure-pkcs11, its log is in /opt/cloudhsm/run) or its \
-                                  daemon started (SDK 3, which prints Cfm3Initialize() returned 0x40000040: start cloudhsm-client)";
-            return Error::new(Reason::ModuleInitialise, ADVICE).with_call(self.call());
+            return Error::new(Reason::ModuleInitialise, CONNECT_ADVICE).with_call(self.call());
         }
         let (reason, advice) = match self.rv {
             CKR_PIN_INCORRECT | CKR_PIN_INVALID | CKR_PIN_LEN_RANGE | CKR_PIN_EXPIRED => {
@@ -64,6 +66,10 @@ impl Failed {
             }
             CKR_PIN_LOCKED => (Reason::PinLocked, "an administrator has to unlock it"),
             CKR_USER_ANOTHER_ALREADY_LOGGED_IN => (Reason::IdentityConflict, ""),
+            CKR_ATTRIBUTE_VALUE_INVALID | CKR_KEY_SIZE_RANGE if self.function == "C_GenerateKeyPair" => (
+                Reason::HsmCall,
+                "CloudHSM makes RSA keys of 2048 to 4096 bits in steps of 256, with an odd exponent of 65537 or more",
+            ),
             CKR_MECHANISM_INVALID | CKR_MECHANISM_PARAM_INVALID => (Reason::MechanismUnsupported, ""),
             CKR_KEY_FUNCTION_NOT_PERMITTED => (
                 Reason::KeyNotPermitted,

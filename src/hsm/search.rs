@@ -1,14 +1,17 @@
 //! Finding things: which slots, one login, one search, and one request for each object.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use cryptoki_sys::*;
 
 use super::module::{Instance, Module};
-use super::object::{self, Template};
+use super::object::{self, Attributes, Template};
 use super::pair::Elliptic;
-use super::private_key::{Binding, Proven};
+use super::private_key::Binding;
 use super::recover::{Ladder, Rung, Trouble};
+use super::rv::Failed;
 use super::slot::Slot;
 use super::token;
 use super::{Authenticator, Hsm, Object, ObjectClass, Query};
@@ -24,6 +27,14 @@ pub(super) struct Seen {
     pub(super) login: Option<(Arc<Slot>, u64)>,
     pub(super) binding: Option<u64>,
     pub(super) failures: u32,
+}
+
+impl Seen {
+    /// What was lost in one of several slots: it is that slot's login that may have to be made again, and not the last one's.
+    fn lost(&mut self, (failed, login): (Failed, Option<(Arc<Slot>, u64)>)) -> Trouble {
+        self.login = login;
+        failed.into()
+    }
 }
 
 /// Takes down what an attempt relied on, up to a rung; the next attempt builds it up again.
@@ -43,7 +54,9 @@ pub(super) fn rebuild(hsm: &Hsm, rung: Rung, seen: &Seen) {
 /// Gives back or lets go of a session in which something failed.
 pub(super) fn after_failure(slot: &Slot, session: CK_SESSION_HANDLE, trouble: &Trouble, seen: &Seen) {
     match trouble {
-        Trouble::Call(failed) => slot.pool.discard(session, failed.rv, seen.failures > 0),
+        Trouble::Call(failed) | Trouble::Doubtful(failed) | Trouble::Undecryptable(failed) => {
+            slot.pool.discard(session, failed.rv, seen.failures > 0);
+        }
         // Nothing was called, or the call that failed was none of this session's.
         Trouble::Permanent(_) | Trouble::Unreachable { .. } => slot.pool.put(session),
     }
@@ -75,21 +88,33 @@ fn list_once(
     const ALL: [ObjectClass; 3] = [ObjectClass::PrivateKey, ObjectClass::PublicKey, ObjectClass::Certificate];
     let classes = ALL.into_iter().filter(|class| query.class.is_none_or(|wanted| wanted == *class));
     let mut objects = Vec::new();
+    let mut lost = None;
     let mut reach = Reach::new(hsm, query, ladder, seen)?;
     while let Some(slot) = reach.next()? {
-        let visit = Visit { hsm, query, authenticator, ladder };
-        visit.slot(&slot, seen, |session, seen| {
+        let visit = Visit::new(hsm, query, authenticator, ladder);
+        seen.login = None;
+        let visited = visit.slot(&slot, seen, |session, seen| {
             for class in classes.clone() {
                 visit.class(&slot, session, class, reach.epoch, seen, &mut objects)?;
             }
             Ok(())
-        })?;
-        // Other tokens of that name are looked at only where this one has nothing.
-        if !objects.is_empty() {
-            break;
+        });
+        match visited {
+            // Other tokens of that name are looked at only where this one has nothing.
+            Ok(()) if !objects.is_empty() => return Ok(objects),
+            Ok(()) => {}
+            // What it has may be at home elsewhere as well.
+            Err(Trouble::Call(failed)) => {
+                lost = lost.or_else(|| Some((failed, seen.login.take())));
+                objects.clear();
+            }
+            Err(trouble) => return Err(trouble),
         }
     }
-    Ok(objects)
+    match lost {
+        Some(lost) => Err(seen.lost(lost)),
+        None => Ok(objects),
+    }
 }
 
 /// Finds a private key: by what it is called and by its public half. Where several tokens have the name, and one is lost, the key is
@@ -104,8 +129,9 @@ pub(super) fn bind(
     let mut reach = Reach::new(hsm, query, ladder, seen)?;
     let (mut others, mut lost) = (false, None);
     while let Some(slot) = reach.next()? {
-        let visit = Visit { hsm, query, authenticator, ladder };
+        let visit = Visit::new(hsm, query, authenticator, ladder);
         let mut binding = None;
+        seen.login = None;
         let visited = visit.slot(&slot, seen, |session, seen| {
             let login = visit.log_in(&slot, session, seen)?;
             let (found, login) = visit.find_private(&slot, session, login, seen)?;
@@ -127,32 +153,26 @@ pub(super) fn bind(
                 (several, None) => return Err(visit.ambiguous(&slot, session, several)?.into()),
             };
             let login = Some(login.0);
-            binding = handle.map(|handle| Binding {
-                slot: Arc::clone(&slot),
-                handle,
-                instance: reach.epoch,
-                login,
-                proven: Proven::new(proven),
-            });
+            binding = handle.map(|handle| Binding::new(&slot, handle, reach.epoch, login, proven));
             Ok(())
         });
         match (visited, binding) {
             (Ok(()), Some(binding)) => return Ok(binding),
             (Ok(()), None) => {}
             // The key may be at home elsewhere as well.
-            (Err(Trouble::Call(failed)), _) => lost = lost.or(Some(failed)),
+            (Err(Trouble::Call(failed)), _) => lost = lost.or_else(|| Some((failed, seen.login.take()))),
             (Err(trouble), _) => return Err(trouble),
         }
     }
-    if let Some(failed) = lost {
-        return Err(failed.into());
+    if let Some(lost) = lost {
+        return Err(seen.lost(lost));
     }
     let reason = if others { Reason::KeyMismatch } else { Reason::KeyNotFound };
     Err(Error::new(reason, address(query)).into())
 }
 
 /// The slots that a query may look at, one after the other.
-struct Reach {
+pub(super) struct Reach {
     module: &'static Module,
     instance: Arc<Instance>,
     epoch: u64,
@@ -164,9 +184,9 @@ struct Reach {
 }
 
 impl Reach {
-    fn new(hsm: &Hsm, query: &Query, ladder: &Ladder, seen: &mut Seen) -> Result<Self, Trouble> {
+    pub(super) fn new(hsm: &Hsm, query: &Query, ladder: &Ladder, seen: &mut Seen) -> Result<Self, Trouble> {
         let module = hsm.module()?;
-        let (instance, epoch) = module.initialised(ladder.deadline())?;
+        let (instance, epoch) = module.initialised(ladder.patience())?;
         seen.instance = Some(epoch);
         seen.login = None;
         let wanted = match &hsm.settings().token {
@@ -182,8 +202,13 @@ impl Reach {
         Ok(Self { module, instance, epoch, wanted, slots, position, matched, asked_anew })
     }
 
+    /// The epoch of the module's initialisation.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// The next slot. Without a name it is the only one: a PIN that is sent to somebody else's token may lock it.
-    fn next(&mut self) -> Result<Option<Arc<Slot>>, Trouble> {
+    pub(super) fn next(&mut self) -> Result<Option<Arc<Slot>>, Trouble> {
         loop {
             if self.wanted.is_empty() {
                 if self.matched {
@@ -272,14 +297,25 @@ impl Reach {
 /// One search.
 pub(super) struct Visit<'a> {
     pub(super) hsm: &'a Hsm,
-    query: &'a Query,
-    authenticator: &'a Arc<dyn Authenticator>,
-    ladder: &'a Ladder,
+    pub(super) query: &'a Query,
+    pub(super) authenticator: &'a Arc<dyn Authenticator>,
+    pub(super) ladder: &'a Ladder,
+    /// What was read on the way to a pair.
+    pub(super) public_keys: RefCell<HashMap<CK_OBJECT_HANDLE, Option<PublicKey>>>,
 }
 
-impl Visit<'_> {
+impl<'a> Visit<'a> {
+    pub(super) fn new(
+        hsm: &'a Hsm,
+        query: &'a Query,
+        authenticator: &'a Arc<dyn Authenticator>,
+        ladder: &'a Ladder,
+    ) -> Self {
+        Self { hsm, query, authenticator, ladder, public_keys: RefCell::default() }
+    }
+
     /// Does something in a session of a slot.
-    fn slot(
+    pub(super) fn slot(
         &self,
         slot: &Slot,
         seen: &mut Seen,
@@ -298,13 +334,13 @@ impl Visit<'_> {
     }
 
     /// The login, and whether it was made now.
-    fn log_in(
+    pub(super) fn log_in(
         &self,
         slot: &Arc<Slot>,
         session: CK_SESSION_HANDLE,
         seen: &mut Seen,
     ) -> Result<(u64, bool), Trouble> {
-        let (settings, deadline) = (self.hsm.settings(), self.ladder.deadline());
+        let (settings, deadline) = (self.hsm.settings(), self.ladder.patience());
         let login = slot.log_in(session, &**self.authenticator, settings, deadline)?;
         seen.login = Some((Arc::clone(slot), login.0));
         Ok(login)
@@ -323,7 +359,7 @@ impl Visit<'_> {
 
     /// The private keys, and the login under which they were found. Without a login there are none, and a login that was lost
     /// does not always say so: where nothing is found under an older one, or while things are being lost, it is made again.
-    fn find_private(
+    pub(super) fn find_private(
         &self,
         slot: &Arc<Slot>,
         session: CK_SESSION_HANDLE,
@@ -419,34 +455,51 @@ impl Visit<'_> {
         let login = slot.login_epoch();
         for handle in found {
             let number = if class == ObjectClass::Certificate { CKO_CERTIFICATE } else { CKO_PRIVATE_KEY };
-            let attributes = object::read(slot.module(), session, handle, number)?;
+            let mut attributes = object::read(slot.module(), session, handle, number)?;
             let (public, proven) = match &attributes.public {
                 None if class == ObjectClass::PrivateKey => {
                     self.public_half(slot, session, handle, &attributes)?.unzip()
                 }
                 public => (public.clone(), Some(true)),
             };
-            objects.push(Object {
-                class,
-                label: attributes.label,
-                id: attributes.id,
-                token: self.token(slot),
-                asked: self.query.token.clone(),
-                public,
-                certificate: attributes.certificate,
-                pss_only: object::pss_only(&attributes.mechanisms),
-                hsm: self.hsm.clone(),
-                authenticator: Arc::clone(self.authenticator),
-                binding: Binding {
-                    slot: Arc::clone(slot),
-                    handle,
-                    instance,
-                    login,
-                    proven: Proven::new(proven.unwrap_or(false)),
-                },
-            });
+            attributes.public = public;
+            let binding = Binding::new(slot, handle, instance, login, proven.unwrap_or(false));
+            objects.push(self.object(class, attributes, binding));
         }
         Ok(())
+    }
+
+    /// The private half of a pair that was just made, with the public half.
+    pub(super) fn generated(
+        &self,
+        slot: &Arc<Slot>,
+        session: CK_SESSION_HANDLE,
+        (public, private): (CK_OBJECT_HANDLE, CK_OBJECT_HANDLE),
+        instance: u64,
+        login: u64,
+    ) -> Result<Object, Trouble> {
+        let mut attributes = object::read(slot.module(), session, private, CKO_PRIVATE_KEY)?;
+        if attributes.public.is_none() {
+            attributes.public = object::read(slot.module(), session, public, CKO_PUBLIC_KEY)?.public;
+        }
+        let binding = Binding::new(slot, private, instance, Some(login), true);
+        Ok(self.object(ObjectClass::PrivateKey, attributes, binding))
+    }
+
+    fn object(&self, class: ObjectClass, attributes: Attributes, binding: Binding) -> Object {
+        Object {
+            class,
+            label: attributes.label,
+            id: attributes.id,
+            token: self.token(&binding.slot),
+            asked: self.query.token.clone(),
+            public: attributes.public,
+            certificate: attributes.certificate,
+            pss_only: object::pss_only(&attributes.mechanisms),
+            hsm: self.hsm.clone(),
+            authenticator: Arc::clone(self.authenticator),
+            binding,
+        }
     }
 
     /// Public keys and certificates: without a login where they can be seen so, and where the configuration allows one, with.

@@ -1,7 +1,7 @@
 //! One slot: its token, its sessions, and its login, which all sessions share.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cryptoki_sys::*;
 
@@ -13,9 +13,12 @@ use super::rejected::{Notice, user};
 use super::rv::Failed;
 use super::session::Pool;
 use super::token::TokenInfo;
-use super::{Authenticator, Settings};
+use super::{Authenticator, Credential, Settings};
 use crate::error::{Error, Reason};
 use crate::secret::Pin;
+
+/// How long to wait for a thread that logs in again.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A slot with a token in it.
 pub(super) struct Slot {
@@ -80,8 +83,12 @@ impl Slot {
         settings: &Settings,
         deadline: Instant,
     ) -> Result<(u64, bool), Trouble> {
+        // A PIN that was accepted before may be sent again while the first try is still on its way; another one may not.
+        let accepted = self.module.user(self.id);
+        let again = authenticator.pin().is_ok_and(|ours| accepted.is_some_and(|pin| ours.pin.same_as(&pin)));
+        let patience = again.then_some(PATIENCE);
         let mut now = false;
-        let result = self.login.get(deadline, || {
+        let result = self.login.get_or_take_over(deadline, patience, || {
             now = true;
             self.c_login(session, authenticator, settings)
         });
@@ -93,10 +100,7 @@ impl Slot {
         if !now {
             // Whoever has no PIN of his own uses the login that there is.
             match authenticator.pin() {
-                Ok(ours) if !same_identity(&ours, &pin) => {
-                    let detail = "one process can be one user of a token; use another process";
-                    return Err(Error::new(Reason::IdentityConflict, detail).into());
-                }
+                Ok(ours) if !same_identity(&ours.pin, &pin) => return Err(conflict().into()),
                 _ => {}
             }
         }
@@ -109,30 +113,41 @@ impl Slot {
         authenticator: &dyn Authenticator,
         settings: &Settings,
     ) -> Result<Arc<Pin>, Trouble> {
-        let mut pin = authenticator.pin()?;
+        let mut credential = authenticator.pin()?;
+        // A lost login is its user's: where somebody else's were made now, all that the user signs would fail from then on.
+        if let Some(user) = self.module.user(self.id) {
+            let gone = self.module.rejected.known(self.id, &user).is_some();
+            if !gone && !same_identity(&credential.pin, &user) {
+                return Err(conflict().into());
+            }
+        }
         let mut refreshed = false;
         loop {
-            let notice = self.notice(&pin, authenticator, settings);
-            let known = self.module.rejected.known(self.id, &pin);
+            let pin = &credential.pin;
+            let notice = self.notice(&credential, settings);
+            let known = self.module.rejected.known(self.id, pin);
             let known = known.or_else(|| notice.as_ref().and_then(Notice::stands));
             let error = match known {
                 Some(error) => error,
-                None => match family::attempt(&pin, (self.module.path(), self.id)) {
+                None => match family::attempt(&credential, (self.module.path(), self.id)) {
                     Err(error) => error,
                     Ok(attempt) => match self.module.login(session, pin.as_bytes()) {
                         Ok(()) => {
                             attempt.accepted();
+                            self.module.set_user(self.id, pin);
                             if let Some(notice) = notice {
                                 notice.withdraw();
                             }
-                            return Ok(pin);
+                            return Ok(Arc::clone(pin));
                         }
                         // Another user of the module in this process, or a process that this is a child of.
-                        Err(Failed { rv: CKR_USER_ALREADY_LOGGED_IN, .. }) => return Ok(pin),
+                        Err(Failed { rv: CKR_USER_ALREADY_LOGGED_IN, .. }) => return Ok(Arc::clone(pin)),
                         Err(failed) => {
-                            let Some(error) = self.rejection(failed, &pin) else { return Err(failed.into()) };
+                            let Some(error) = self.rejection(failed, pin, authenticator.advice()) else {
+                                return Err(failed.into());
+                            };
                             attempt.rejected();
-                            self.module.rejected.add(self.id, &pin, &error);
+                            self.module.rejected.add(self.id, pin, &error);
                             if let Some(notice) = notice {
                                 notice.post();
                             }
@@ -143,8 +158,8 @@ impl Slot {
             };
             // The source may have changed since it was read. Once: the PIN that is read now is the last.
             match authenticator.refresh() {
-                Ok(Some(fresh)) if !refreshed && !fresh.same_as(&pin) => {
-                    pin = fresh;
+                Ok(Some(fresh)) if !refreshed && !fresh.pin.same_as(pin) => {
+                    credential = fresh;
                     refreshed = true;
                 }
                 _ => return Err(error.into()),
@@ -152,15 +167,15 @@ impl Slot {
         }
     }
 
-    fn notice(&self, pin: &Pin, authenticator: &dyn Authenticator, settings: &Settings) -> Option<Notice> {
+    fn notice(&self, credential: &Credential, settings: &Settings) -> Option<Notice> {
         let directory = settings.runtime_directory.as_deref()?;
-        let stamp = authenticator.source_stamp()?;
+        let stamp = credential.stamp.as_ref()?;
         let token = self.token().map(|token| format!("{}/{}", token.label, token.serial)).unwrap_or_default();
-        Some(Notice::new(directory, &token, pin, &stamp))
+        Some(Notice::new(directory, &token, &credential.pin, stamp))
     }
 
     /// The error of a login that failed because of the PIN; `None` where it failed for another reason.
-    fn rejection(&self, failed: Failed, pin: &Pin) -> Option<Error> {
+    fn rejection(&self, failed: Failed, pin: &Pin, advice: &str) -> Option<Error> {
         let nameless = user(pin.as_bytes()).is_none();
         match failed.rv {
             CKR_PIN_LOCKED => Some(failed.error()),
@@ -172,7 +187,8 @@ impl Slot {
                 Some(Error::new(Reason::PinFormat, detail).with_call(failed.call()))
             }
             CKR_PIN_INCORRECT | CKR_PIN_INVALID | CKR_PIN_LEN_RANGE | CKR_PIN_EXPIRED => {
-                let detail = "it is not tried again before it is changed";
+                let separator = if advice.is_empty() { "" } else { "; " };
+                let detail = format!("it is not tried again before it is changed{separator}{advice}");
                 Some(Error::new(Reason::PinRejected, detail).with_call(failed.call()))
             }
             _ => None,
@@ -183,6 +199,10 @@ impl Slot {
         self.module.path().to_string_lossy().contains("cloudhsm")
             || self.token().is_ok_and(|token| token.is_cloudhsm())
     }
+}
+
+fn conflict() -> Error {
+    Error::new(Reason::IdentityConflict, "one process can be one user of a token; use another process")
 }
 
 /// Whether two PINs are one user's: equal, or of one name, where the password was changed.

@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use once_cell::sync::OnceCell;
+use once_cell::race::OnceBox;
 use zeroize::Zeroizing;
 
 use super::{Key, ambiguous};
 use crate::config::{Config, Sha1};
 use crate::environment::Environment;
 use crate::error::{Error, Reason, Result};
-use crate::hsm::{Authenticator, Hsm, Object, ObjectClass, Query, Settings, Verifier};
+use crate::hsm::{Authenticator, Hsm, NewKey, Object, ObjectClass, Query, Settings, Verifier};
 use crate::pin::PinSource;
+use crate::public::PublicKey;
 use crate::secret::Pin;
 use crate::uri::{TokenAttributes, Uri};
 
@@ -23,7 +24,7 @@ pub type Ask<'a> = dyn FnMut() -> Result<Option<Zeroizing<Vec<u8>>>> + 'a;
 pub struct Keys {
     config: Result<Config>,
     environment: Arc<Environment>,
-    hsm: OnceCell<Hsm>,
+    hsm: OnceBox<Hsm>,
     verifier: Option<Arc<dyn Verifier>>,
     /// What users were asked for, so that they are asked once for each token.
     entered: Mutex<HashMap<TokenAttributes, Arc<Pin>>>,
@@ -32,7 +33,7 @@ pub struct Keys {
 impl Keys {
     /// The keys of a configuration, good or bad.
     pub fn new(config: Result<Config>, environment: Arc<Environment>) -> Self {
-        Self { config, environment, hsm: OnceCell::new(), verifier: None, entered: Mutex::default() }
+        Self { config, environment, hsm: OnceBox::new(), verifier: None, entered: Mutex::default() }
     }
 
     /// The same keys, with somebody who verifies signatures: see [`Hsm::verified_by`].
@@ -76,7 +77,7 @@ impl Keys {
             hsm.list(&query, &authenticator)?.iter().map(Key::found).collect::<Result<Vec<_>>>()?;
         match keys.len() {
             0 => Err(Error::new(Reason::KeyNotFound, uri.address().to_string())),
-            1 => Ok(keys.remove(0)),
+            1 => Ok(keys.remove(0).called(uri)),
             _ => Err(ambiguous(&keys)),
         }
     }
@@ -90,12 +91,33 @@ impl Keys {
         hsm.list(&query(uri, class), &authenticator)
     }
 
+    /// The private key with this public half, wherever it is among the tokens that a URI without a token reaches; `None` where the HSM
+    /// has none.
+    ///
+    /// # Errors
+    /// As for [`Keys::list`].
+    pub fn find(&self, public: &PublicKey) -> Result<Option<Key>> {
+        let (hsm, authenticator) = self.reach(&Uri::default(), &mut || Ok(None))?;
+        let class = Some(ObjectClass::PrivateKey);
+        let query = Query { class, public: Some(public.clone()), ..Query::default() };
+        hsm.list(&query, &authenticator)?.first().map(Key::found).transpose()
+    }
+
     /// A private key of such a list.
     ///
     /// # Errors
     /// `KeyUnsupported`.
     pub fn found(&self, object: &Object) -> Result<Key> {
         Key::found(object)
+    }
+
+    /// Makes a key pair in the token that a URI names, and gives its private half.
+    ///
+    /// # Errors
+    /// `KeyAmbiguous` for a label that is taken, and what is wrong with the configuration, the PIN or the HSM.
+    pub fn generate(&self, uri: &Uri, key: &NewKey, ask: &mut Ask) -> Result<Key> {
+        let (hsm, authenticator) = self.reach(uri, ask)?;
+        Key::found(&hsm.generate(key, &authenticator)?)
     }
 
     /// The HSM and the PIN for a URI. Nothing is called yet.
@@ -122,7 +144,8 @@ impl Keys {
             Some(module) if config.allow_module_path => Ok(hsm(settings(module.into()))),
             // It would load code: only the configuration may say so.
             _ => {
-                let configured = || Ok(hsm(settings(config.module_path(&self.environment)?.to_path_buf())));
+                let configured =
+                    || Ok(Box::new(hsm(settings(config.module_path(&self.environment)?.to_path_buf()))));
                 self.hsm.get_or_try_init(configured).cloned()
             }
         }

@@ -8,8 +8,8 @@ use std::{fmt, mem};
 use base64ct::{Base64, Encoding};
 use zeroize::Zeroizing;
 
-use super::reference::may_be_reference;
-use super::{Label, from_block};
+use super::Label;
+use super::reference::{begins_reference, may_be_reference};
 use crate::error::{Result, bail};
 
 /// The most that is read before giving up, in octets.
@@ -135,20 +135,19 @@ impl PemReader {
     fn unusable(&mut self, what: &str) -> Result<Progress> {
         match self.label {
             Some(Label::Pointer) => bail!(BadKeyFile, "the PEM block {} {what}", Label::Pointer.name()),
-            Some(label) if self.shows_marker(label) => {
+            Some(label) if self.begins_reference(label) => {
                 bail!(BadKeyFile, "the reference to a key in the HSM {what}")
             }
             _ => Ok(Progress::NotOurs),
         }
     }
 
-    /// Whether the marker can be seen in what is readable of the text.
-    fn shows_marker(&self, label: Label) -> bool {
+    /// Whether what is readable of the text is the beginning of a reference.
+    fn begins_reference(&self, label: Label) -> bool {
         let alphabet = |octet: &u8| octet.is_ascii_alphanumeric() || b"+/".contains(octet);
         let readable = self.text.iter().take_while(|octet| alphabet(octet)).count() / 4 * 4;
         let mut octets = Zeroizing::new(vec![0; readable]);
-        Base64::decode(&self.text[..readable], &mut octets)
-            .is_ok_and(|der| !matches!(from_block(label, der), Ok(None)))
+        Base64::decode(&self.text[..readable], &mut octets).is_ok_and(|der| begins_reference(label, der))
     }
 }
 
@@ -296,14 +295,21 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_reference_is_an_error_once_its_marker_can_be_seen() {
+    fn a_cut_reference_is_an_error_once_its_lengths_can_be_seen() {
         let (reference, _) = reference();
+        let block = reference.find("-----BEGIN").unwrap() + "-----BEGIN RSA PRIVATE KEY-----\n".len();
         let end = reference.find("-----END").unwrap();
-        // n alone takes 350 characters of base64.
         let outcome = |text: &str| read(text).0.map_err(|error| error.reason());
-        assert_eq!(outcome(&reference[..reference.find("-----BEGIN").unwrap() + 200]), Ok(Progress::NotOurs));
-        for cut in [end, end - 10, end + 20] {
+        assert_eq!(outcome(&reference[..block + 4]), Ok(Progress::NotOurs));
+        // n alone takes 350 characters of base64, and the marker comes after it.
+        for cut in (block + 16..end).chain([end, end + 20]) {
             assert_eq!(outcome(&reference[..cut]), Err(Reason::BadKeyFile), "{cut}");
+        }
+        // An ordinary key that was cut is OpenSSL's to complain about.
+        let ordinary = Rsa::generate(2048).unwrap().private_key_to_pem().unwrap();
+        let ordinary = String::from_utf8(ordinary).unwrap();
+        for cut in 40..ordinary.len() - 20 {
+            assert_eq!(outcome(&ordinary[..cut]), Ok(Progress::NotOurs), "{cut}");
         }
         let spoiled = format!("{}**{}", &reference[..end - 10], &reference[end - 8..]);
         assert_eq!(outcome(&spoiled), Err(Reason::BadKeyFile));

@@ -90,6 +90,17 @@ pub fn from_reference_der(der: &[u8]) -> Result<Option<Uri>> {
     let Ok((n, e, d)) = numbers(der) else {
         bail!(BadKeyFile, "the reference to a key in the HSM is cut or damaged");
     };
+    from_reference_numbers(n, e, d)
+}
+
+/// What the numbers n, e and d of an RSAPrivateKey whose primes are zero name; `None` for an ordinary key.
+///
+/// # Errors
+/// `BadKeyFile` for a later version, `BadUri`.
+pub fn from_reference_numbers(n: &[u8], e: &[u8], d: &[u8]) -> Result<Option<Uri>> {
+    if !d.starts_with(FAMILY) {
+        return Ok(None);
+    }
     let Some(text) = d.strip_prefix(REFERENCE_MARKER.as_bytes()) else {
         bail!(BadKeyFile, "the reference was written by a later version of hsmkey");
     };
@@ -154,6 +165,15 @@ pub(super) fn may_be_reference(label: Label, first: &[u8]) -> bool {
     let content = if label == Label::PrivateKey { Head::inside(first) } else { Some(first) };
     // n, e and d are at most one modulus each; the 64 octets hold the headers and zeros.
     content.and_then(Head::of).is_some_and(|head| head.length <= 3 * head.modulus + 64)
+}
+
+/// Whether a key that was cut here is a reference: nothing else is as short as its length says, and as much of the marker as is there
+/// is the marker.
+pub(super) fn begins_reference(label: Label, start: &[u8]) -> bool {
+    let content = if label == Label::PrivateKey { Head::inside(start) } else { Some(start) };
+    let marker = |exponent: &[u8]| exponent.starts_with(FAMILY) || FAMILY.starts_with(exponent);
+    may_be_reference(label, start)
+        && content.and_then(Head::of).is_some_and(|head| head.exponent.is_none_or(marker))
 }
 
 /// What the beginning of an RSAPrivateKey says, however much of it is there.

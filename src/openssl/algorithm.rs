@@ -51,6 +51,16 @@ impl Operation {
         Self { number: c::OSSL_OP_SIGNATURE, algorithms }
     }
 
+    /// OSSL_OP_ASYM_CIPHER.
+    pub const fn asym_cipher(algorithms: &'static [Algorithm]) -> Self {
+        Self { number: c::OSSL_OP_ASYM_CIPHER, algorithms }
+    }
+
+    /// OSSL_OP_ENCODER.
+    pub const fn encoder(algorithms: &'static [Algorithm]) -> Self {
+        Self { number: c::OSSL_OP_ENCODER, algorithms }
+    }
+
     /// OSSL_OP_DECODER.
     pub const fn decoder(algorithms: &'static [Algorithm]) -> Self {
         Self { number: c::OSSL_OP_DECODER, algorithms }
@@ -70,8 +80,8 @@ unsafe impl Send for Tables {}
 unsafe impl Sync for Tables {}
 
 impl Tables {
-    /// The tables of a provider that is configured under this name.
-    pub(super) fn new(operations: &[Operation], name: &str) -> Self {
+    /// The tables of a provider that is configured under this name. An operation may come several times.
+    pub(super) fn new<'a>(operations: impl IntoIterator<Item = &'a Operation>, name: &str) -> Self {
         let plain = own(name);
         let provider = value(name);
         let mut strings = Vec::new();
@@ -82,30 +92,31 @@ impl Tables {
             strings.push(text);
             pointer
         };
-        let mut tables = Vec::new();
+        let mut tables: Vec<(c_int, Vec<c::OSSL_ALGORITHM>)> = Vec::new();
         for operation in operations {
-            let mut table: Vec<_> = operation
-                .algorithms
-                .iter()
-                .map(|algorithm| {
-                    let comma = if algorithm.properties.is_empty() { "" } else { "," };
-                    let properties =
-                        format!("provider={provider}{comma}{}", algorithm.properties.replace('@', &plain));
-                    c::OSSL_ALGORITHM {
-                        algorithm_names: keep(algorithm.names.replace('@', &plain)),
-                        property_definition: keep(properties),
-                        implementation: algorithm.dispatch.0.as_ptr(),
-                        algorithm_description: algorithm.description.as_ptr(),
-                    }
-                })
-                .collect();
+            let made = operation.algorithms.iter().map(|algorithm| {
+                let comma = if algorithm.properties.is_empty() { "" } else { "," };
+                let properties =
+                    format!("provider={provider}{comma}{}", algorithm.properties.replace('@', &plain));
+                c::OSSL_ALGORITHM {
+                    algorithm_names: keep(algorithm.names.replace('@', &plain)),
+                    property_definition: keep(properties),
+                    implementation: algorithm.dispatch.0.as_ptr(),
+                    algorithm_description: algorithm.description.as_ptr(),
+                }
+            });
+            match tables.iter_mut().find(|(number, _)| *number == operation.number) {
+                Some((_, table)) => table.extend(made),
+                None => tables.push((operation.number, made.collect())),
+            }
+        }
+        for (_, table) in &mut tables {
             table.push(c::OSSL_ALGORITHM {
                 algorithm_names: ptr::null(),
                 property_definition: ptr::null(),
                 implementation: ptr::null(),
                 algorithm_description: ptr::null(),
             });
-            tables.push((operation.number, table));
         }
         Self { tables, _strings: strings }
     }

@@ -6,8 +6,14 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::core::{Core, HasCore};
+use super::core::HasCore;
 use crate::error::{Error, Reason, Result, bail};
+
+/// Where errors are raised: a queue of the libcrypto that called.
+pub(super) trait Raise {
+    /// Puts an error on the application's queue.
+    fn raise(&self, error: &Error);
+}
 
 /// A Rust value that leaves as the return value of a callback.
 pub(super) trait Outcome {
@@ -59,13 +65,13 @@ impl<T> Outcome for Arc<T> {
 
 /// Runs the body of a callback: a panic and an error both end on the application's error queue and as the
 /// callback's failure value.
-pub(super) fn run<T: Outcome>(core: &Core, body: impl FnOnce() -> Result<T>) -> T::C {
+pub(super) fn run<T: Outcome>(caller: &impl Raise, body: impl FnOnce() -> Result<T>) -> T::C {
     let error = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(value)) => return value.into_c(),
         Ok(Err(error)) => error,
         Err(_) => Error::new(Reason::Internal, "panic"),
     };
-    core.raise(&error);
+    caller.raise(&error);
     T::FAILURE
 }
 
@@ -144,6 +150,15 @@ pub(super) unsafe fn text<'a>(text: *const c_char) -> Result<Option<&'a str>> {
         Ok(text) => Ok(Some(text)),
         Err(_) => bail!(InvalidArgument, "a name is not UTF-8"),
     }
+}
+
+/// The octets of a C string argument, without its NUL; `None` for null.
+///
+/// # Safety
+/// As for [`text`].
+pub(super) unsafe fn octets<'a>(text: *const c_char) -> Option<&'a [u8]> {
+    // SAFETY: not null, and NUL-terminated by the caller's contract.
+    (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_bytes())
 }
 
 /// Where a callback puts a result of variable size: `(buffer, &length, capacity)`, with a null buffer asking for the size.

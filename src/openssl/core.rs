@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::ptr;
 
 use super::bindings as c;
+use super::boundary::Raise;
 use super::dispatch;
 use super::host::Host;
 use crate::error::{Error, Reason, Result, bail};
@@ -39,6 +40,7 @@ pub struct Core {
     pop_error_to_mark: c::OSSL_FUNC_core_pop_error_to_mark_fn,
     bio_read_ex: c::OSSL_FUNC_BIO_read_ex_fn,
     bio_gets: c::OSSL_FUNC_BIO_gets_fn,
+    bio_write_ex: c::OSSL_FUNC_BIO_write_ex_fn,
 }
 
 // SAFETY: the handle and the table of upcalls belong to the core, which keeps them until teardown and lets any thread
@@ -64,6 +66,7 @@ impl Core {
             pop_error_to_mark: None,
             bio_read_ex: None,
             bio_gets: None,
+            bio_write_ex: None,
         };
         let mut entry = upcalls;
         loop {
@@ -85,6 +88,7 @@ impl Core {
                     }
                     c::OSSL_FUNC_BIO_READ_EX => core.bio_read_ex = dispatch::upcall(dispatch),
                     c::OSSL_FUNC_BIO_GETS => core.bio_gets = dispatch::upcall(dispatch),
+                    c::OSSL_FUNC_BIO_WRITE_EX => core.bio_write_ex = dispatch::upcall(dispatch),
                     _ => {}
                 }
             }
@@ -141,25 +145,6 @@ impl Core {
         (self.handle, self.upcalls)
     }
 
-    /// Puts an error on the application's queue.
-    pub fn raise(&self, error: &Error) {
-        let Some(vset_error) = self.vset_error else { return };
-        let mut data = error.data();
-        data.retain(|character| character != '\0');
-        let text = CString::new(data).unwrap_or_default();
-        // SAFETY: our own handle; the strings are NUL-terminated and copied by the core; `text` is handed on as an
-        // argument of "%s", never as a format (raise.c).
-        unsafe {
-            if let Some(new_error) = self.new_error {
-                new_error(self.handle);
-            }
-            if let Some(set_error_debug) = self.set_error_debug {
-                set_error_debug(self.handle, c"hsmkey".as_ptr(), 0, c"".as_ptr());
-            }
-            hsmkey_raise(vset_error, self.handle, error.reason() as u32, text.as_ptr());
-        }
-    }
-
     /// Runs `work`, then takes off the queue whatever it left there: a PKCS#11 module may use the same libcrypto.
     pub fn shielded<T>(&self, work: impl FnOnce() -> T) -> T {
         // SAFETY: our own handle. Where the queue is empty no mark is set, and popping then empties it: as it was.
@@ -176,6 +161,26 @@ impl Core {
             }
         }
         result
+    }
+}
+
+impl Raise for Core {
+    fn raise(&self, error: &Error) {
+        let Some(vset_error) = self.vset_error else { return };
+        let mut data = error.data();
+        data.retain(|character| character != '\0');
+        let text = CString::new(data).unwrap_or_default();
+        // SAFETY: our own handle; the strings are NUL-terminated and copied by the core; `text` is handed on as an
+        // argument of "%s", never as a format (raise.c).
+        unsafe {
+            if let Some(new_error) = self.new_error {
+                new_error(self.handle);
+            }
+            if let Some(set_error_debug) = self.set_error_debug {
+                set_error_debug(self.handle, c"hsmkey".as_ptr(), 0, c"".as_ptr());
+            }
+            hsmkey_raise(vset_error, self.handle, error.reason() as u32, text.as_ptr());
+        }
     }
 }
 
@@ -225,6 +230,44 @@ impl<'a> Bio<'a> {
         }
         zeroize::Zeroize::zeroize(&mut chunk[..]);
         data
+    }
+}
+
+/// A BIO that the core lent us for one call, to be written to.
+pub struct OutputBio<'a> {
+    core: &'a Core,
+    bio: *mut c::OSSL_CORE_BIO,
+    lent: PhantomData<&'a mut c::OSSL_CORE_BIO>,
+}
+
+impl<'a> OutputBio<'a> {
+    /// # Safety
+    /// `bio` belongs to `core` and stays valid and unshared during `'a`.
+    pub(super) unsafe fn new(core: &'a Core, bio: *mut c::OSSL_CORE_BIO) -> Result<Self> {
+        if bio.is_null() {
+            bail!(InvalidArgument, "no BIO");
+        }
+        Ok(Self { core, bio, lent: PhantomData })
+    }
+
+    /// Writes all of it.
+    ///
+    /// # Errors
+    /// `HostUnusable` where it cannot be written.
+    pub fn write(&mut self, mut data: &[u8]) -> Result<()> {
+        let Some(write_ex) = self.core.bio_write_ex else {
+            bail!(HostUnusable, "the core has no BIO_write_ex")
+        };
+        while !data.is_empty() {
+            let mut written = 0_usize;
+            // SAFETY: a live BIO of this core; `data.len()` readable bytes and a place for the number of those written.
+            let ok = unsafe { write_ex(self.bio, data.as_ptr().cast(), data.len(), &raw mut written) };
+            match data.get(written..) {
+                Some(rest) if ok == 1 && written > 0 => data = rest,
+                _ => bail!(HostUnusable, "the output cannot be written"),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -81,6 +81,11 @@ impl Digests {
         self.0.get_or_try_init(|| Library::of(core).map(Arc::new)).cloned()
     }
 
+    /// The child library context, for other functions of the host. It lives as long as this.
+    pub(super) fn context(&self, core: &Core) -> Result<*mut c_void> {
+        Ok(self.library(core)?.context.as_ptr().cast())
+    }
+
     /// A digest by one of OpenSSL's names, under a property query (property(7)).
     ///
     /// # Errors

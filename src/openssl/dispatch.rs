@@ -3,6 +3,7 @@
 use std::mem::{size_of, transmute};
 
 use super::bindings as c;
+use super::later;
 
 /// A function of the core's table as what its number says it is.
 ///
@@ -19,21 +20,21 @@ pub(super) const END: c::OSSL_DISPATCH = c::OSSL_DISPATCH { function_id: 0, func
 
 /// One constructor per number: it takes the binding's type for that number and nothing else.
 macro_rules! constructors {
-    ($($name:ident = $number:ident, $function:ident;)*) => {
+    ($from:ident: $($name:ident = $number:ident, $function:ident;)*) => {
         $(
-            pub(super) const fn $name(function: c::$function) -> c::OSSL_DISPATCH {
+            pub(super) const fn $name(function: $from::$function) -> c::OSSL_DISPATCH {
                 c::OSSL_DISPATCH {
-                    function_id: c::$number,
+                    function_id: $from::$number,
                     // SAFETY: a nullable function pointer stays one; OpenSSL calls it as what its number says, which is
                     // the type that it came as.
-                    function: unsafe { transmute::<c::$function, Option<unsafe extern "C" fn()>>(function) },
+                    function: unsafe { transmute::<$from::$function, Option<unsafe extern "C" fn()>>(function) },
                 }
             }
         )*
     };
 }
 
-constructors! {
+constructors! { c:
     provider_teardown = OSSL_FUNC_PROVIDER_TEARDOWN, OSSL_FUNC_provider_teardown_fn;
     provider_gettable_params = OSSL_FUNC_PROVIDER_GETTABLE_PARAMS, OSSL_FUNC_provider_gettable_params_fn;
     provider_get_params = OSSL_FUNC_PROVIDER_GET_PARAMS, OSSL_FUNC_provider_get_params_fn;
@@ -41,6 +42,11 @@ constructors! {
     provider_get_reason_strings = OSSL_FUNC_PROVIDER_GET_REASON_STRINGS, OSSL_FUNC_provider_get_reason_strings_fn;
 
     keymgmt_new = OSSL_FUNC_KEYMGMT_NEW, OSSL_FUNC_keymgmt_new_fn;
+    keymgmt_gen_init = OSSL_FUNC_KEYMGMT_GEN_INIT, OSSL_FUNC_keymgmt_gen_init_fn;
+    keymgmt_gen_set_params = OSSL_FUNC_KEYMGMT_GEN_SET_PARAMS, OSSL_FUNC_keymgmt_gen_set_params_fn;
+    keymgmt_gen_settable_params = OSSL_FUNC_KEYMGMT_GEN_SETTABLE_PARAMS, OSSL_FUNC_keymgmt_gen_settable_params_fn;
+    keymgmt_gen = OSSL_FUNC_KEYMGMT_GEN, OSSL_FUNC_keymgmt_gen_fn;
+    keymgmt_gen_cleanup = OSSL_FUNC_KEYMGMT_GEN_CLEANUP, OSSL_FUNC_keymgmt_gen_cleanup_fn;
     keymgmt_import = OSSL_FUNC_KEYMGMT_IMPORT, OSSL_FUNC_keymgmt_import_fn;
     keymgmt_import_types = OSSL_FUNC_KEYMGMT_IMPORT_TYPES, OSSL_FUNC_keymgmt_import_types_fn;
     keymgmt_load = OSSL_FUNC_KEYMGMT_LOAD, OSSL_FUNC_keymgmt_load_fn;
@@ -76,6 +82,24 @@ constructors! {
     signature_set_ctx_params = OSSL_FUNC_SIGNATURE_SET_CTX_PARAMS, OSSL_FUNC_signature_set_ctx_params_fn;
     signature_settable_ctx_params = OSSL_FUNC_SIGNATURE_SETTABLE_CTX_PARAMS, OSSL_FUNC_signature_settable_ctx_params_fn;
 
+    asym_cipher_newctx = OSSL_FUNC_ASYM_CIPHER_NEWCTX, OSSL_FUNC_asym_cipher_newctx_fn;
+    asym_cipher_freectx = OSSL_FUNC_ASYM_CIPHER_FREECTX, OSSL_FUNC_asym_cipher_freectx_fn;
+    asym_cipher_dupctx = OSSL_FUNC_ASYM_CIPHER_DUPCTX, OSSL_FUNC_asym_cipher_dupctx_fn;
+    asym_cipher_encrypt_init = OSSL_FUNC_ASYM_CIPHER_ENCRYPT_INIT, OSSL_FUNC_asym_cipher_encrypt_init_fn;
+    asym_cipher_encrypt = OSSL_FUNC_ASYM_CIPHER_ENCRYPT, OSSL_FUNC_asym_cipher_encrypt_fn;
+    asym_cipher_decrypt_init = OSSL_FUNC_ASYM_CIPHER_DECRYPT_INIT, OSSL_FUNC_asym_cipher_decrypt_init_fn;
+    asym_cipher_decrypt = OSSL_FUNC_ASYM_CIPHER_DECRYPT, OSSL_FUNC_asym_cipher_decrypt_fn;
+    asym_cipher_get_ctx_params = OSSL_FUNC_ASYM_CIPHER_GET_CTX_PARAMS, OSSL_FUNC_asym_cipher_get_ctx_params_fn;
+    asym_cipher_gettable_ctx_params = OSSL_FUNC_ASYM_CIPHER_GETTABLE_CTX_PARAMS, OSSL_FUNC_asym_cipher_gettable_ctx_params_fn;
+    asym_cipher_set_ctx_params = OSSL_FUNC_ASYM_CIPHER_SET_CTX_PARAMS, OSSL_FUNC_asym_cipher_set_ctx_params_fn;
+    asym_cipher_settable_ctx_params = OSSL_FUNC_ASYM_CIPHER_SETTABLE_CTX_PARAMS, OSSL_FUNC_asym_cipher_settable_ctx_params_fn;
+
+    encoder_newctx = OSSL_FUNC_ENCODER_NEWCTX, OSSL_FUNC_encoder_newctx_fn;
+    encoder_freectx = OSSL_FUNC_ENCODER_FREECTX, OSSL_FUNC_encoder_freectx_fn;
+    encoder_set_ctx_params = OSSL_FUNC_ENCODER_SET_CTX_PARAMS, OSSL_FUNC_encoder_set_ctx_params_fn;
+    encoder_settable_ctx_params = OSSL_FUNC_ENCODER_SETTABLE_CTX_PARAMS, OSSL_FUNC_encoder_settable_ctx_params_fn;
+    encoder_does_selection = OSSL_FUNC_ENCODER_DOES_SELECTION, OSSL_FUNC_encoder_does_selection_fn;
+    encoder_encode = OSSL_FUNC_ENCODER_ENCODE, OSSL_FUNC_encoder_encode_fn;
     keyexch_newctx = OSSL_FUNC_KEYEXCH_NEWCTX, OSSL_FUNC_keyexch_newctx_fn;
     keyexch_freectx = OSSL_FUNC_KEYEXCH_FREECTX, OSSL_FUNC_keyexch_freectx_fn;
     keyexch_dupctx = OSSL_FUNC_KEYEXCH_DUPCTX, OSSL_FUNC_keyexch_dupctx_fn;
@@ -97,4 +121,11 @@ constructors! {
     store_load = OSSL_FUNC_STORE_LOAD, OSSL_FUNC_store_load_fn;
     store_eof = OSSL_FUNC_STORE_EOF, OSSL_FUNC_store_eof_fn;
     store_close = OSSL_FUNC_STORE_CLOSE, OSSL_FUNC_store_close_fn;
+}
+
+constructors! { later:
+    signature_query_key_types = OSSL_FUNC_SIGNATURE_QUERY_KEY_TYPES, OSSL_FUNC_signature_query_key_types_fn;
+    signature_sign_message_init = OSSL_FUNC_SIGNATURE_SIGN_MESSAGE_INIT, OSSL_FUNC_signature_sign_message_init_fn;
+    signature_sign_message_update = OSSL_FUNC_SIGNATURE_SIGN_MESSAGE_UPDATE, OSSL_FUNC_signature_sign_message_update_fn;
+    signature_sign_message_final = OSSL_FUNC_SIGNATURE_SIGN_MESSAGE_FINAL, OSSL_FUNC_signature_sign_message_final_fn;
 }

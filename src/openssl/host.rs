@@ -10,7 +10,7 @@ use std::ptr;
 use crate::error::{Result, bail};
 
 /// A handle on the host. It is never closed: the host outlives its providers.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Host {
     handle: *mut c_void,
 }

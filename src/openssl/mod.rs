@@ -1,7 +1,7 @@
-//! OpenSSL's C interface of a provider, made safe: what lies above sees traits, slices and [`Result`](crate::error::Result)s.
+//! OpenSSL's C interfaces of a provider and of an engine, made safe: what lies above sees traits, slices and [`Result`](crate::error::Result)s.
 //!
 //! This module knows nothing of PKCS#11. It links to no libcrypto: what it needs comes through the core's upcalls
-//! ([`core`]) and, for digests, from the libcrypto that loaded us ([`host`]).
+//! ([`core`]) and, for digests and as an engine, from the libcrypto that loaded us ([`host`]).
 
 #![allow(unsafe_code)]
 
@@ -11,7 +11,10 @@ mod boundary;
 pub mod core;
 pub mod digest;
 mod dispatch;
+pub mod encryption;
+pub mod engine;
 mod host;
+pub mod later;
 pub mod operation;
 pub mod params;
 pub mod public_key;

@@ -176,7 +176,7 @@ impl<'a> Param<'a> {
         self.bytes()
     }
 
-    /// Its number, of any size that OpenSSL uses for a choice or a length.
+    /// Its number, of any size: what OpenSSL reads from a text has as few octets as it needs.
     ///
     /// # Errors
     /// `InvalidArgument` where it is no integer or does not fit.
@@ -186,15 +186,7 @@ impl<'a> Param<'a> {
         if !signed && self.param.data_type != c::OSSL_PARAM_UNSIGNED_INTEGER {
             bail!(InvalidArgument, "parameter {} is not an integer", self.name());
         }
-        let value = match (bytes, signed) {
-            (&[a, b, c, d], true) => Some(i64::from(i32::from_ne_bytes([a, b, c, d]))),
-            (&[a, b, c, d], false) => Some(i64::from(u32::from_ne_bytes([a, b, c, d]))),
-            (&[a, b, c, d, e, f, g, h], true) => Some(i64::from_ne_bytes([a, b, c, d, e, f, g, h])),
-            (&[a, b, c, d, e, f, g, h], false) => {
-                i64::try_from(u64::from_ne_bytes([a, b, c, d, e, f, g, h])).ok()
-            }
-            _ => None,
-        };
+        let value = widened(bytes, signed);
         match value {
             Some(value) => Ok(value),
             None => bail!(InvalidArgument, "parameter {} does not fit", self.name()),
@@ -216,6 +208,21 @@ impl<'a> Param<'a> {
         let zeros = bytes.iter().take_while(|&&byte| byte == 0).count();
         Ok(bytes.split_off(zeros))
     }
+}
+
+/// An integer in the machine's order, of any size; `None` where 64 bits are too few.
+fn widened(octets: &[u8], signed: bool) -> Option<i64> {
+    let mut octets = octets.to_vec();
+    if cfg!(target_endian = "big") {
+        octets.reverse();
+    }
+    let negative = signed && octets.last()? & 0x80 != 0;
+    let sign = if negative { 0xff } else { 0 };
+    let mut wide = [sign; 8];
+    let (low, high) = octets.split_at(octets.len().min(wide.len()));
+    wide[..low.len()].copy_from_slice(low);
+    let value = i64::from_le_bytes(wide);
+    (high.iter().all(|&octet| octet == sign) && (value < 0) == negative).then_some(value)
 }
 
 /// Parameters that OpenSSL asks us to fill in. Those that nobody fills in stay unmodified, which is how a provider says
@@ -276,6 +283,24 @@ impl Request<'_> {
         match self.locate(key) {
             Some(param) => fill(param, value, value),
             None => Ok(()),
+        }
+    }
+
+    /// Answers with bytes that live as long as the object that is asked, by pointer or by copy as asked.
+    ///
+    /// # Errors
+    /// `BufferTooSmall`.
+    pub fn lent_octets(&mut self, key: &CStr, value: &[u8]) -> Result<()> {
+        match self.locate(key) {
+            Some(param) if param.data_type == c::OSSL_PARAM_OCTET_PTR => {
+                param.return_size = value.len();
+                if !param.data.is_null() {
+                    // SAFETY: OSSL_PARAM_OCTET_PTR's data is a place for one pointer (OSSL_PARAM(3)).
+                    unsafe { param.data.cast::<*const c_void>().write_unaligned(value.as_ptr().cast()) };
+                }
+                Ok(())
+            }
+            _ => self.octets(key, value),
         }
     }
 
@@ -421,5 +446,28 @@ impl ParamList {
         }
         raw.push(END);
         call(raw.as_ptr())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::widened;
+
+    #[test]
+    fn integers_of_every_size_are_read() {
+        for (value, octets) in [(5, 1), (0x0c00, 2), (65_541, 3), (1, 4), (i64::MAX, 8), (7, 12)] {
+            let mut whole = value.to_le_bytes().to_vec();
+            whole.resize(octets, 0);
+            if cfg!(target_endian = "big") {
+                whole.reverse();
+            }
+            assert_eq!((widened(&whole, true), widened(&whole, false)), (Some(value), Some(value)));
+        }
+        assert_eq!(widened(&[0xff], true), Some(-1));
+        assert_eq!(widened(&[0xff], false), Some(255));
+        assert_eq!(widened(&(-4_i32).to_ne_bytes(), true), Some(-4));
+        assert_eq!(widened(&[0xff; 8], false), None);
+        assert_eq!(widened(&[0x7f; 9], true), None);
+        assert_eq!(widened(&[], true), None);
     }
 }

@@ -6,13 +6,14 @@
 //! the step that says what type of key it is, then to the one that makes the key.
 
 use std::ffi::{CStr, CString};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use zeroize::Zeroizing;
 
 use super::Provider;
 use super::key::Key;
 use super::store::ask;
+use crate::config::ReferenceFiles;
 use crate::error::Result;
 use crate::keyfile::{self, Label, PemReader, Progress};
 use crate::openssl::algorithm;
@@ -29,6 +30,29 @@ impl Provider {
     /// The structure of our records: our own name, so that two sections of openssl.cnf do not take each other's.
     fn structure(&self) -> CString {
         CString::new(algorithm::own(&self.name)).unwrap_or_default()
+    }
+
+    /// Whether a file of this label is for the engine, as the configuration says.
+    fn leaves(&self, label: Label) -> bool {
+        let wanted = self.keys.config().map(|config| config.reference_files);
+        label != Label::Pointer && wanted == Ok(ReferenceFiles::Engine)
+    }
+}
+
+/// A key that the first step has found already, by its record. OpenSSL drops what the last step says is wrong, so the HSM is asked in the
+/// first where it has to be asked.
+#[derive(Default)]
+pub(super) struct Opened(Mutex<Option<(Zeroizing<Vec<u8>>, crate::key::Key)>>);
+
+impl Opened {
+    fn put(&self, record: &Zeroizing<Vec<u8>>, key: crate::key::Key) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((record.clone(), key));
+    }
+
+    /// The key, once; `None` where another thread's came in between.
+    fn take(&self, record: &[u8]) -> Option<crate::key::Key> {
+        let mut opened = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.take_if(|(of, _)| of.as_slice() == record).map(|(_, key)| key)
     }
 }
 
@@ -54,20 +78,26 @@ impl Decoder for Pem {
         input: &mut Bio,
         selection: Selection,
         objects: &mut Objects,
-        _prompt: &mut Prompt,
+        prompt: &mut Prompt,
     ) -> Result<bool> {
         if !selection.admits_private() {
             return Ok(true);
         }
-        match read_record(input)? {
-            Some(record) => give_record(provider, objects, None, &record),
-            None => Ok(true),
+        let Some(record) = read_record(provider, input)? else { return Ok(true) };
+        if let Some(uri) = keyfile::decode_record(&record)?.filter(|uri| uri.public.is_none()) {
+            provider.opened.put(&record, open(provider, &uri, prompt)?);
         }
+        give_record(provider, objects, None, &record)
     }
 }
 
+/// The key of a record.
+fn open(provider: &Provider, uri: &Uri, prompt: &mut Prompt) -> Result<crate::key::Key> {
+    provider.shielded(|| provider.keys.open(uri, &mut ask(prompt)))
+}
+
 /// The record of the next PEM block, where it is one of ours.
-fn read_record(input: &mut Bio) -> Result<Option<Zeroizing<Vec<u8>>>> {
+fn read_record(provider: &Provider, input: &mut Bio) -> Result<Option<Zeroizing<Vec<u8>>>> {
     let mut reader = PemReader::new();
     let mut buffer = Zeroizing::new([0; 256]);
     loop {
@@ -78,6 +108,7 @@ fn read_record(input: &mut Bio) -> Result<Option<Zeroizing<Vec<u8>>>> {
         match progress {
             Progress::NeedMore => {}
             Progress::NotOurs => return Ok(None),
+            Progress::Block { label, .. } if provider.leaves(label) => return Ok(None),
             Progress::Block { label, der } => return keyfile::record(label, der),
         }
     }
@@ -101,6 +132,9 @@ impl Decoder for Der {
         }
         let der = Zeroizing::new(input.read_to_end(LIMIT));
         for label in [Label::RsaPrivateKey, Label::PrivateKey] {
+            if provider.leaves(label) {
+                continue;
+            }
             if let Some(uri) = keyfile::from_block(label, &der)? {
                 return give_record(provider, objects, Some(c"RSA"), &keyfile::encode_record(&uri));
             }
@@ -129,8 +163,8 @@ impl Decoder for Record {
             Some(PublicKey::Rsa(_)) => c"RSA",
             Some(PublicKey::Ec(_)) => c"EC",
             Some(PublicKey::Ed25519(_)) => c"ED25519",
-            // Only the HSM knows.
-            None => return give_key(provider, objects, &uri, prompt),
+            // Only the HSM knows. It is asked once, so whoever wants another type is given this one all the same.
+            None => return give_key(provider, objects, &record, &uri, prompt),
         };
         give_record(provider, objects, Some(data_type), &record)
     }
@@ -151,15 +185,24 @@ impl Decoder for Last {
     ) -> Result<bool> {
         let record = Zeroizing::new(input.read_to_end(LIMIT));
         match keyfile::decode_record(&record)? {
-            Some(uri) => give_key(provider, objects, &uri, prompt),
+            Some(uri) => give_key(provider, objects, &record, &uri, prompt),
             None => Ok(true),
         }
     }
 }
 
-/// Hands over the key of a URI.
-fn give_key(provider: &Arc<Provider>, objects: &mut Objects, uri: &Uri, prompt: &mut Prompt) -> Result<bool> {
-    let key = provider.shielded(|| provider.keys.open(uri, &mut ask(prompt)))?;
+/// Hands over the key of a record, which the first step may have opened.
+fn give_key(
+    provider: &Arc<Provider>,
+    objects: &mut Objects,
+    record: &[u8],
+    uri: &Uri,
+    prompt: &mut Prompt,
+) -> Result<bool> {
+    let key = match provider.opened.take(record) {
+        Some(key) => key,
+        None => open(provider, uri, prompt)?,
+    };
     let key = Key::new(provider, key);
     objects.key(key.data_type(), key)
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::Provider;
+use super::asym_cipher::Memory;
 use crate::curve::Curve;
 use crate::error::{Error, Reason, Result, bail};
 use crate::mechanism::Mechanism;
@@ -19,6 +20,8 @@ pub(super) struct Key {
     /// The curve of a key that is to come.
     curve: Option<&'static Curve>,
     listing: Option<Arc<Listing>>,
+    /// What its decryptions remember.
+    pub(super) decryption: Memory,
 }
 
 enum Content {
@@ -48,7 +51,13 @@ impl Key {
     }
 
     pub(super) fn empty(provider: &Arc<Provider>) -> Self {
-        Self { provider: Arc::clone(provider), content: OnceLock::new(), curve: None, listing: None }
+        Self {
+            provider: Arc::clone(provider),
+            content: OnceLock::new(),
+            curve: None,
+            listing: None,
+            decryption: Memory::default(),
+        }
     }
 
     /// An object for a public key on a curve.
@@ -72,8 +81,13 @@ impl Key {
         key: crate::key::Key,
         listing: Option<Arc<Listing>>,
     ) -> Arc<Self> {
-        let content = OnceLock::from(Content::InHsm(key));
-        Arc::new(Self { provider: Arc::clone(provider), content, curve: None, listing })
+        Arc::new(Self {
+            provider: Arc::clone(provider),
+            content: OnceLock::from(Content::InHsm(key)),
+            curve: None,
+            listing,
+            decryption: Memory::default(),
+        })
     }
 
     pub(super) fn is_there(&self) -> bool {

@@ -7,6 +7,7 @@ use std::ffi::CStr;
 use std::sync::Arc;
 
 use super::Provider;
+use super::generation;
 use super::key::Key;
 use crate::error::{Result, bail};
 use crate::openssl::bindings as c;
@@ -41,6 +42,7 @@ const RSA_EXPORTED: Descriptors = descriptors![
 impl Keymgmt for Rsa {
     type Provider = Provider;
     type Key = Key;
+    type Generation = generation::Rsa<false>;
     const GETTABLE: Descriptors = RSA_GETTABLE;
     const EXPORTED: Descriptors = RSA_EXPORTED;
     const SIGNATURE: &'static CStr = c"RSA";
@@ -104,6 +106,7 @@ impl Keymgmt for Rsa {
 impl Keymgmt for RsaPss {
     type Provider = Provider;
     type Key = Key;
+    type Generation = generation::Rsa<true>;
     const GETTABLE: Descriptors = RSA_GETTABLE;
     const EXPORTED: Descriptors = RSA_EXPORTED;
     const SIGNATURE: &'static CStr = c"RSA";

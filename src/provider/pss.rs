@@ -1,6 +1,8 @@
 //! EMSA-PSS (RFC 8017 section 9.1.1), for HSMs that have no PSS with the digests that are wanted: the block is made here, with the
 //! application's digests and random numbers, and the HSM does the rest.
 
+use zeroize::Zeroizing;
+
 use crate::error::{Result, bail};
 use crate::openssl::digest::Digest;
 
@@ -37,7 +39,7 @@ fn with_salt(value: &[u8], digest: &Digest, mgf1: &Digest, salt: &[u8], bits: us
     let mut block = vec![0; padding];
     block.push(1);
     block.extend_from_slice(salt);
-    for (octet, mask) in block.iter_mut().zip(mask(&hash, mgf1, em_length - hash.len() - 1)?) {
+    for (octet, mask) in block.iter_mut().zip(mask(&hash, mgf1, em_length - hash.len() - 1)?.iter()) {
         *octet ^= mask;
     }
     block[0] &= 0xff >> (8 * em_length - em_bits);
@@ -50,8 +52,9 @@ fn with_salt(value: &[u8], digest: &Digest, mgf1: &Digest, salt: &[u8], bits: us
 }
 
 /// MGF1 (RFC 8017 appendix B.2.1).
-fn mask(seed: &[u8], digest: &Digest, length: usize) -> Result<Vec<u8>> {
-    let mut mask = Vec::with_capacity(length + digest.size());
+pub(super) fn mask(seed: &[u8], digest: &Digest, length: usize) -> Result<Zeroizing<Vec<u8>>> {
+    // Long enough from the start, so that no copy of it stays behind.
+    let mut mask = Zeroizing::new(Vec::with_capacity(length + digest.size()));
     for counter in 0_u32.. {
         if mask.len() >= length {
             break;
@@ -59,7 +62,7 @@ fn mask(seed: &[u8], digest: &Digest, length: usize) -> Result<Vec<u8>> {
         let mut hash = digest.start()?;
         hash.update(seed)?;
         hash.update(&counter.to_be_bytes())?;
-        mask.extend(hash.finish()?);
+        mask.extend_from_slice(&Zeroizing::new(hash.finish()?));
     }
     mask.truncate(length);
     Ok(mask)

@@ -208,6 +208,9 @@ impl Store {
             }
             self.listing = Some(Arc::new(Listing { ambiguous: error, seen: AtomicBool::new(false) }));
         }
+        if let [_] = private[..] {
+            private = private.into_iter().map(|key| key.called(&uri)).collect();
+        }
         if self.wanted.is_for_certificates() {
             private.clear();
             others.retain(|item| matches!(item, Item::Certificate(_)));

@@ -73,6 +73,25 @@ fn sixteen_threads_log_in_once_and_look_for_their_key_once() {
 }
 
 #[test]
+fn sixteen_threads_that_wait_for_a_slow_module_look_for_their_key_a_few_times() {
+    scenario(
+        &format!("{CLOUDHSM}latency_c_initialize = 3s\n"),
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let public = inside.public("signing");
+            let key = inside.hsm().key(labelled("signing"), inside.auth());
+            std::thread::scope(|scope| {
+                for _ in 0..16 {
+                    scope.spawn(|| inside.signs(&key, &public, b"digest info"));
+                }
+            });
+            assert_eq!(inside.count("calls.C_Login"), 1);
+            assert!(inside.count("calls.C_FindObjectsInit") <= 2);
+        },
+    );
+}
+
+#[test]
 fn two_configurations_of_one_module_share_its_login() {
     scenario(
         CLOUDHSM,

@@ -1,11 +1,12 @@
 //! What the HSM takes away is rebuilt by the signature that needs it.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use hsmkey::error::Reason;
 use hsmkey::hsm::{Hsm, Settings};
+use hsmkey::mechanism::{HashKind, Mechanism};
 
 use crate::scenario::*;
 
@@ -191,7 +192,7 @@ fn a_call_that_does_not_return_costs_its_own_thread_only() {
             let public = inside.public("signing");
             let key = inside.hsm().key(labelled("signing"), inside.auth());
             inside.signs(&key, &public, DATA);
-            inside.control("block on=C_Sign once ms=2s");
+            inside.control(&format!("block on=C_Sign once ms={}s", soak(2, 30)));
             let blocked = AtomicBool::new(true);
             thread::scope(|scope| {
                 scope.spawn(|| {
@@ -209,6 +210,83 @@ fn a_call_that_does_not_return_costs_its_own_thread_only() {
                 }
                 assert!(blocked.load(Relaxed));
             });
+        },
+    );
+}
+
+/// Eight threads, after a lost login and one call that is inside for ten seconds: seven of them sign within `limit`.
+fn one_blocked_call(inside: &Inside, call: &str, limit: Duration) {
+    let public = inside.public("signing");
+    let (hsm, auth) = (inside.hsm(), inside.auth());
+    let shared = hsm.key(labelled("signing"), auth.clone());
+    inside.signs(&shared, &public, DATA);
+    let start = Instant::now();
+    let signed = AtomicU32::new(0);
+    inside.control(&format!("login-lost on=C_SignInit once\nblock on={call} once ms=10s"));
+    thread::scope(|scope| {
+        for number in 0..8 {
+            let key =
+                if number % 2 == 0 { shared.clone() } else { hsm.key(labelled("signing"), auth.clone()) };
+            let (signed, public) = (&signed, &public);
+            scope.spawn(move || {
+                inside.signs(&key, public, DATA);
+                signed.fetch_add(1, Relaxed);
+            });
+        }
+        while signed.load(Relaxed) < 7 {
+            assert!(start.elapsed() < limit, "{call}: {} have signed", signed.load(Relaxed));
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(signed.load(Relaxed), 7, "{call} did not block");
+        // It comes back, and nobody loses by it.
+        inside.control("");
+    });
+    let before = inside.count("requests");
+    inside.signs(&shared, &public, DATA);
+    assert!(inside.count("requests") - before <= 8, "{call}");
+    assert_eq!(inside.count("session_violations"), 0);
+}
+
+#[test]
+fn a_search_that_does_not_return_costs_its_own_thread_only() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            for call in ["C_OpenSession", "C_FindObjectsInit", "C_FindObjects"] {
+                one_blocked_call(inside, call, Duration::from_secs(5));
+            }
+        },
+    );
+}
+
+#[test]
+fn a_repeated_login_that_does_not_return_costs_its_own_thread_only() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| one_blocked_call(inside, "C_Login", Duration::from_secs(7)),
+    );
+}
+
+#[test]
+fn a_signature_that_a_login_has_overtaken_is_made_again() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let public = inside.public("signing");
+            let key = inside.hsm().key(labelled("signing"), inside.auth());
+            inside.signs(&key, &public, DATA);
+            // The second signature logs in again, while the first is inside.
+            inside.control("block on=C_Sign once ms=1s\nerror code=0x101 on=C_SignInit every=2");
+            thread::scope(|scope| {
+                scope.spawn(|| inside.signs(&key, &public, DATA));
+                thread::sleep(Duration::from_millis(300));
+                inside.signs(&key, &public, DATA);
+            });
+            // The number of the key was another key's, for all that anybody knows.
+            assert_eq!(inside.count("calls.C_Sign"), 4);
         },
     );
 }
@@ -237,6 +315,31 @@ fn what_is_not_transient_fails_at_once() {
                 inside.control("");
                 inside.signs(&key, &public, DATA);
             }
+        },
+    );
+}
+
+#[test]
+fn a_message_that_was_not_encrypted_for_the_key_is_refused_at_once_and_costs_nobody_anything() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let public = inside.public("signing");
+            let key = inside.hsm().key(labelled("signing"), inside.auth());
+            inside.signs(&key, &public, DATA);
+            let start = Instant::now();
+            let (hash, label) = (HashKind::Sha1, Box::default());
+            for mechanism in [Mechanism::RsaPkcs, Mechanism::RsaOaep { hash, mgf: hash, label }] {
+                let before = inside.count("requests");
+                let error = key.decrypt(&mechanism, &[7; 256], &mut [0; 256]).unwrap_err();
+                assert_eq!(error.reason(), Reason::Decryption, "{error}");
+                let requests = inside.count("requests") - before;
+                assert!(requests <= 16, "{requests} requests");
+            }
+            assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+            assert_eq!((inside.count("calls.C_Login"), inside.count("calls.C_Initialize")), (1, 1));
+            inside.signs(&key, &public, DATA);
         },
     );
 }

@@ -159,3 +159,29 @@ fn a_child_that_starts_while_all_is_lost_waits_like_its_parent() {
         },
     );
 }
+
+#[test]
+fn what_a_parent_has_found_is_found_again_by_its_child() {
+    scenario(
+        CLOUDHSM,
+        |hsm| {
+            hsm.import_rsa(2048, "signing");
+            hsm.import_rsa(2048, "other");
+        },
+        |inside| {
+            let (hsm, auth) = (inside.hsm(), inside.auth());
+            let found = hsm.list(&labelled("signing"), &auth).unwrap();
+            let child = in_child(LIMIT, || {
+                // The child is where its parent was: initialised once, logged in once.
+                let other = hsm.key(labelled("other"), auth.clone());
+                inside.signs(&other, &inside.public("other"), DATA);
+                let key = found[0].private_key().unwrap();
+                inside.signs(&key, &inside.public("signing"), DATA);
+                let errors = ["C_SignInit", "C_Sign", "C_FindObjectsInit", "C_CloseSession"];
+                assert_eq!(errors.map(|name| inside.count(&format!("errors.{name}"))), [0; 4]);
+                assert_eq!(inside.count("calls.C_OpenSession"), 1);
+            });
+            assert!(child);
+        },
+    );
+}

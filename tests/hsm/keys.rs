@@ -265,3 +265,58 @@ fn a_certificate_is_read_without_a_login_where_the_token_shows_it() {
         },
     );
 }
+
+/// A second token of the same name, with the same keys or without.
+fn second_home(hsm: &crate::support::Hsm, key: Option<&crate::support::Key>) {
+    hsm.token.initialise("second", &hsm.token.pin);
+    if let Some(key) = key {
+        let file = ["--import", &key.software_file, "--token", "second", "--pin", &hsm.token.pin];
+        let [import, file, token, second, pin, value] = file;
+        let arguments = [import, file, token, second, pin, value, "--label", "signing", "--id", "a1"];
+        hsm.token.softhsm2_util(arguments).succeeds();
+    }
+}
+
+#[test]
+fn a_key_with_two_homes_is_found_in_the_other_one() {
+    scenario(
+        &format!("{CLOUDHSM}token = test,second\nlabel = hsm1\n"),
+        |hsm| second_home(hsm, Some(&hsm.import_rsa(2048, "signing"))),
+        |inside| {
+            let (hsm, public) = (inside.hsm(), inside.public("signing"));
+            assert_eq!(hsm.list(&in_token("signing", "hsm1"), &inside.auth()).unwrap().len(), 1);
+            for slot in [1, 2] {
+                inside.control(&format!("device-error until-cleared slot={slot}"));
+                let found = hsm.list(&in_token("signing", "hsm1"), &inside.auth()).unwrap();
+                assert_eq!(found.len(), 1, "without slot {slot}");
+                inside.signs(&found[0].private_key().unwrap(), &public, b"digest info");
+            }
+        },
+    );
+}
+
+#[test]
+fn a_login_that_was_lost_in_one_of_two_homes_is_made_again_in_that_one() {
+    scenario(
+        &format!("{CLOUDHSM}token = test,second\nlabel = hsm1\n"),
+        |hsm| {
+            hsm.import_rsa(2048, "signing");
+            hsm.import_rsa(2048, "other");
+            second_home(hsm, None);
+        },
+        |inside| {
+            let (hsm, auth) = (inside.hsm(), inside.auth());
+            inside.signs(
+                &hsm.key(in_token("signing", "hsm1"), auth.clone()),
+                &inside.public("signing"),
+                b"digest info",
+            );
+            // It is met by a search, in the slot that is not the last one.
+            inside.control("login-lost slot=1 on=C_FindObjectsInit once");
+            let other = hsm.key(in_token("other", "hsm1"), auth.clone());
+            inside.signs(&other, &inside.public("other"), b"digest info");
+            inside.control("login-lost slot=1 on=C_FindObjectsInit once");
+            assert_eq!(hsm.list(&in_token("other", "hsm1"), &auth).unwrap().len(), 1);
+        },
+    );
+}

@@ -147,3 +147,86 @@ fn no_pin_is_sent_where_several_tokens_could_be_meant() {
         },
     );
 }
+
+#[test]
+fn a_pin_that_was_corrected_before_its_first_use_is_not_taken_for_the_rejected_one() {
+    let hsm = scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let public = inside.public("signing");
+            inside.write_pin("crypto_user:wrong password");
+            let auth = inside.auth();
+            // As a server reads it when it starts.
+            assert!(auth.pin().is_ok());
+            inside.write_pin(RIGHT);
+            let runtime_directory = Some(runtime_directory(&inside.directory));
+            let settings = Settings { runtime_directory, ..inside.settings() };
+            inside.signs(&Hsm::new(settings.clone()).key(labelled("signing"), auth), &public, DATA);
+            // Nor is it for another process.
+            let child = in_child(LIMIT, || {
+                inside.signs(&Hsm::new(settings).key(labelled("signing"), inside.auth()), &public, DATA);
+            });
+            assert!(child);
+        },
+    );
+    if let Some(hsm) = hsm {
+        let counts = hsm.recorder.counts();
+        assert_eq!((counts.get("login_pin_incorrect"), counts.get("login_ok")), (1, 2));
+    }
+}
+
+#[test]
+fn workers_that_read_a_second_wrong_pin_for_themselves_try_it_once() {
+    let hsm = scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            inside.write_pin("crypto_user:wrong password");
+            let (hsm, auth) = (inside.hsm(), inside.auth());
+            let key = hsm.key(labelled("signing"), auth.clone());
+            let rejected = || assert_eq!(sign(&key, DATA).unwrap_err().reason(), Reason::PinRejected);
+            rejected();
+            let children: Vec<_> = (0..8)
+                .map(|_| {
+                    spawn_child(|| {
+                        thread::sleep(Duration::from_millis(100));
+                        rejected();
+                    })
+                })
+                .collect();
+            inside.write_pin("crypto_user:as wrong as the other");
+            for child in children {
+                assert!(reap(child, LIMIT));
+            }
+            inside.write_pin(RIGHT);
+            inside.signs(&key, &inside.public("signing"), DATA);
+        },
+    );
+    if let Some(hsm) = hsm {
+        let counts = hsm.recorder.counts();
+        assert_eq!((counts.get("login_pin_incorrect"), counts.get("login_ok")), (2, 1));
+    }
+}
+
+#[test]
+fn a_lost_login_is_not_made_again_for_somebody_else() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let public = inside.public("signing");
+            let first = inside.hsm().key(labelled("signing"), inside.auth());
+            inside.signs(&first, &public, DATA);
+            inside.write_pin("somebody:else entirely");
+            let second = inside.hsm().key(labelled("signing"), inside.auth());
+            // The only session goes, so that the loss is met by the one who needs another.
+            inside.control("error on=C_SignInit once code=0x68");
+            assert_eq!(sign(&first, DATA).unwrap_err().reason(), Reason::KeyNotPermitted);
+            inside.control("not-initialized now");
+            assert_eq!(sign(&second, DATA).unwrap_err().reason(), Reason::IdentityConflict);
+            inside.signs(&first, &public, DATA);
+            assert_eq!(inside.count("login_pin_incorrect"), 0);
+        },
+    );
+}

@@ -118,6 +118,17 @@ fn a_module_that_cannot_lock_is_driven_one_call_at_a_time() {
     );
 }
 
+#[test]
+fn threads_that_start_together_wait_for_each_other_where_nothing_is_to_be_repeated() {
+    scenario(
+        &format!("{CLOUDHSM}latency_login = 300ms\n"),
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            many_threads(inside, &Hsm::new(Settings { retry_time: Duration::ZERO, ..inside.settings() }))
+        },
+    );
+}
+
 /// Resident memory in KiB.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

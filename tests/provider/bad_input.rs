@@ -7,7 +7,7 @@ use hsmkey::keyfile;
 use hsmkey::public::RsaPublicKey;
 use hsmkey::uri::Uri;
 
-use crate::support::{Hsm, Key, Program, Recorder, Token, softhsm};
+use crate::support::{Hsm, Key, Program, Recorder, Token, c_program, softhsm};
 
 /// A token with one key, and something to sign.
 fn hsm() -> (Hsm, Key) {
@@ -68,6 +68,14 @@ fn a_pin_that_openssl_cnf_cut_is_named_and_not_tried() {
         assert!(said.contains("pkcs11-module-token-pin") && !said.contains("secret"), "{said}");
     }
     assert_eq!(logins(&hsm), 0);
+    // What is left of this one is a PIN in form, and only the HSM can tell.
+    hsm.configure(&[("pkcs11-module-token-pin", "crypto_user:first#second")]);
+    let said = refused(sign(&hsm, &key.uri), Reason::PinRejected);
+    assert!(said.contains("file:PATH") && !said.contains("first"), "{said}");
+    assert_eq!(logins(&hsm), 1);
+    hsm.token.write("pin", "crypto_user:not the password");
+    hsm.configure(&[("pkcs11-module-token-pin", &format!("file:{}", hsm.token.pin_file()))]);
+    assert!(!refused(sign(&hsm, &key.uri), Reason::PinRejected).contains("file:PATH"));
 }
 
 #[test]
@@ -126,6 +134,35 @@ fn several_keys_for_one_name_are_listed() {
 }
 
 #[test]
+fn what_is_wrong_with_a_pointer_file_without_a_public_half_is_named() {
+    // As pkcs11-provider writes them. OpenSSL drops what the last of several decoders says.
+    let (hsm, _) = hsm();
+    let pointer = |uri: &str| {
+        let text = keyfile::write_pointer(&Uri::parse(uri.as_bytes()).unwrap()).unwrap();
+        hsm.token.write("pointer.pem", text)
+    };
+    let right = pointer("pkcs11:token=test;type=private");
+    sign(&hsm, &right).succeeds();
+    let counts = hsm.recorder.counts();
+    assert!(counts.requests() <= 8 && counts.calls() <= 12, "{:?}", counts.list("calls."));
+
+    hsm.import_rsa(1024, "other");
+    let said = refused(sign(&hsm, &right), Reason::KeyAmbiguous);
+    assert!(said.contains("object=signing") && said.contains("object=other"), "{said}");
+    refused(sign(&hsm, &pointer("pkcs11:object=absent")), Reason::KeyNotFound);
+    refused(sign(&hsm, &pointer("pkcs11:token=elsewhere;object=signing")), Reason::TokenNotFound);
+    let by_name = pointer("pkcs11:object=signing");
+    hsm.token.write("pin", "crypto_user:not the password");
+    hsm.recorder.reset();
+    refused(sign(&hsm, &by_name), Reason::PinRejected);
+    assert_eq!(logins(&hsm), 1);
+    hsm.configure(&[]);
+    refused(sign(&hsm, &by_name), Reason::PinMissing);
+    hsm.configure(&[("hsmkey-sha1", "perhaps")]);
+    refused(sign(&hsm, &by_name), Reason::BadDirective);
+}
+
+#[test]
 fn a_key_file_of_another_public_half_signs_nothing() {
     let (hsm, _) = hsm();
     let stranger = openssl::rsa::Rsa::generate(2048).unwrap();
@@ -144,8 +181,12 @@ fn a_module_that_is_none_is_named() {
     let mut foreign = fs::read(softhsm()).unwrap();
     foreign[18] = if cfg!(target_arch = "aarch64") { 62 } else { 183 };
     let foreign = hsm.token.write("foreign.so", foreign);
+    // A file that ends too early would end the process when its missing part is touched.
+    let whole = fs::read(softhsm()).unwrap();
+    let cut = hsm.token.write("cut.so", &whole[..whole.len() / 2]);
     let text = hsm.token.write("text.so", "not a library");
     for (module, reason) in [
+        (&cut[..], Reason::ModuleLoad),
         ("/nowhere/module.so", Reason::ModuleLoad),
         (&text, Reason::ModuleLoad),
         (&foreign, Reason::ModuleLoad),
@@ -221,9 +262,16 @@ fn a_damaged_key_file_is_named_and_is_no_software_key() {
         let file = hsm.token.write(&format!("{name}.key"), rsa(damaged));
         refused(sign(&hsm, &file), Reason::BadKeyFile);
     }
-    // Half a file has no end line: it is what any truncated PEM file is.
-    let half = hsm.token.write("half.key", &pem[..pem.len() / 2]);
-    sign(&hsm, &half).fails();
+    // Wherever it ends, once the lengths at its beginning say what it is.
+    let block = pem.windows(5).position(|octets| octets == b"-----").unwrap();
+    for length in [block + 100, pem.len() / 2, pem.len() * 3 / 4, pem.len() - 10] {
+        let cut = hsm.token.write("shorter.key", &pem[..length]);
+        refused(sign(&hsm, &cut), Reason::BadKeyFile);
+    }
+    let mut changed = pem.clone();
+    changed[pem.len() / 2] = b'!';
+    let changed = hsm.token.write("changed.key", changed);
+    refused(sign(&hsm, &changed), Reason::BadKeyFile);
     assert_eq!(hsm.recorder.processes(), 0);
 }
 
@@ -252,4 +300,33 @@ fn without_any_module_the_directive_is_named() {
     hsm.token.write("openssl.cnf", text.replace(&path, ""));
     let said = refused(sign(&hsm, &key.file), Reason::NoModule);
     assert!(said.contains("pkcs11-module-path"), "{said}");
+}
+
+#[test]
+fn a_privileged_process_says_that_it_ignores_the_environment() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let (hsm, key) = hsm();
+    // A program of another group, which the kernel calls secure (AT_SECURE) when root runs it.
+    let program = hsm.token.path("privileged");
+    fs::copy(c_program("configured"), &program).unwrap();
+    if chown(&program, None, Some(65534)).is_err() {
+        eprintln!("skipped: only root can make a program of another group");
+        return;
+    }
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o2755)).unwrap();
+    let run = || {
+        let arguments = [&hsm.openssl_cnf()[..], &key.file];
+        hsm.program(&program, arguments).env_remove("OPENSSL_CONF").under("setsid", ["--wait"])
+    };
+    run().succeeds();
+    hsm.configure(&[]);
+    let said = refused(run().env("CLOUDHSM_PIN", &hsm.token.pin), Reason::EnvironmentIgnored);
+    assert!(said.contains("CLOUDHSM_PIN") && said.contains("AT_SECURE"), "{said}");
+    let text = fs::read_to_string(hsm.openssl_cnf()).unwrap();
+    let path = format!("pkcs11-module-path = {}\n", Recorder::module().display());
+    hsm.token.write("openssl.cnf", text.replace(&path, ""));
+    refused(run(), Reason::NoModule);
+    let elsewhere = run().env("OPENSSL_CONF", "/home/somebody/openssl.cnf");
+    let said = refused(elsewhere, Reason::EnvironmentIgnored);
+    assert!(said.contains("OPENSSL_CONF is set"), "{said}");
 }

@@ -1,6 +1,12 @@
 //! Certificates and messages that are signed with the key in the HSM.
 
-use crate::support::{Hsm, Program};
+use std::fs;
+
+use hsmkey::keyfile::write_pointer;
+use hsmkey::public::{PublicKey, RsaPublicKey};
+use hsmkey::uri::Uri;
+
+use crate::support::{Hsm, Program, c_program};
 
 /// Runs a command with the software key and stock OpenSSL, then with each name of the HSM's key: `KEY` stands for them.
 fn each_name(hsm: &Hsm, names: &[&str], arguments: &[&str]) -> Vec<Vec<u8>> {
@@ -71,6 +77,47 @@ fn messages_signed_by_cms_and_smime_verify() {
             let verify =
                 [tool, "-verify", "-in", "m", "-CAfile", "signer.pem", "-purpose", "any", "-out", "text"];
             Program::stock_openssl(verify).current_dir(hsm.token.directory()).succeeds();
+        }
+    }
+}
+
+#[test]
+fn a_key_file_of_either_form_may_have_certificates_around_it_and_be_der() {
+    let hsm = Hsm::new();
+    let key = hsm.import_rsa(2048, "bundle");
+    let own = ["req", "-x509", "-new", "-key", &key.software_file, "-subj", "/CN=x", "-out", "x.pem"];
+    Program::stock_openssl(own).current_dir(hsm.token.directory()).succeeds();
+    let certificate = fs::read_to_string(hsm.token.path("x.pem")).unwrap();
+    let reference = fs::read_to_string(&key.file).unwrap();
+    let rsa = key.software.rsa().unwrap();
+    let public = PublicKey::Rsa(RsaPublicKey::new(&rsa.n().to_vec(), &rsa.e().to_vec()));
+    let uri = Uri { public: Some(public), ..Uri::parse(key.uri.as_bytes()).unwrap() };
+    let pointer = write_pointer(&uri).unwrap();
+    let bare = Uri { public: None, ..uri };
+    let bare = write_pointer(&bare).unwrap();
+    let mut files = Vec::new();
+    for form in [&reference, &pointer, &bare] {
+        files.push(format!("{form}{certificate}").into_bytes());
+        files.push(format!("{certificate}{certificate}{form}").into_bytes());
+        files.push(format!("{certificate}{form}").replace('\n', "\r\n").into_bytes());
+    }
+    files.push(pem_rfc7468::decode_vec(reference.as_bytes()).unwrap().1);
+    let software = Program::new(c_program("signer"), ["fresh", &key.software_file, "1"]).succeeds();
+    for order in ["default first", "hsmkey first"] {
+        if order == "hsmkey first" {
+            hsm.list_hsmkey_first();
+        }
+        for (number, octets) in files.iter().enumerate() {
+            let file = hsm.token.write("bundle.pem", octets);
+            let by_store = ["dgst", "-sha256", "-sign", &file, "-out", "signature", "x.pem"];
+            hsm.openssl(by_store).succeeds();
+            let verify = ["dgst", "-sha256", "-verify", &key.public_file, "-signature", "signature", "x.pem"];
+            Program::stock_openssl(verify).current_dir(hsm.token.directory()).succeeds();
+            if octets.starts_with(b"0") {
+                continue;
+            }
+            let read = hsm.program(c_program("signer"), ["fresh", &file, "1"]).succeeds();
+            assert_eq!(read.text(), software.text(), "{order}, file {number}");
         }
     }
 }

@@ -72,6 +72,10 @@ fn a_key_says_of_itself_what_the_software_key_says() {
             hsm.program(c_program("elliptic"), ["compare", &key.file, public]).run().status.code()
         };
         assert_eq!((compare(&key.public_file), compare(&other.public_file)), (Some(0), Some(5)));
+        // Two keys of the HSM.
+        let same =
+            |file: &str| hsm.program(c_program("elliptic"), ["same", &key.file, file]).run().status.code();
+        assert_eq!((same(&key.file), same(&other.file)), (Some(0), Some(5)));
         for arguments in [
             &["pkey", "-in", "KEY", "-pubout"][..],
             &["pkey", "-in", "KEY", "-pubout", "-outform", "DER"],
@@ -88,6 +92,9 @@ fn a_key_says_of_itself_what_the_software_key_says() {
     let rsa = hsm.import_rsa(1024, "rsa");
     let p256 = hsm.token.path("prime256v1.key");
     let compared = hsm.program(c_program("elliptic"), ["compare", &p256, &rsa.public_file]).run();
+    assert_eq!(compared.status.code(), Some(6));
+    let p384 = hsm.token.path("secp384r1.key");
+    let compared = hsm.program(c_program("elliptic"), ["same", &p256, &p384]).run();
     assert_eq!(compared.status.code(), Some(6));
     assert_eq!(hsm.recorder.processes(), 0);
 }
@@ -271,15 +278,36 @@ fn a_pointer_file_without_the_public_key_asks_the_hsm_for_it() {
 }
 
 #[test]
+fn who_wants_a_key_of_one_type_gets_no_other() {
+    let hsm = Hsm::new();
+    let (ec, rsa) = (hsm.import_ec("prime256v1", "ec"), hsm.import_rsa(1024, "rsa"));
+    for (key, own, others) in [(&ec, "EC", ["RSA", "ED25519"]), (&rsa, "RSA", ["EC", "ED25519"])] {
+        let plain = hsm.token.write("plain.key", keyfile::write_pointer(&key.uri.parse().unwrap()).unwrap());
+        for file in [&key.file, &plain] {
+            let typed =
+                |name: &str| hsm.program(c_program("elliptic"), ["typed", file, name]).run().status.code();
+            assert_eq!(typed(own), Some(0), "{file}");
+            if file == &key.file {
+                assert_eq!(others.map(typed), [Some(7), Some(7)], "{file}");
+            }
+        }
+    }
+}
+
+#[test]
 fn keys_of_every_type_are_listed() {
     for hsm in [Hsm::new(), Hsm::cloudhsm()] {
         for curve in CURVES {
             hsm.import_ec(curve, curve);
         }
+        hsm.import_ec("prime256v1", "second");
         hsm.import_rsa(2048, "rsa");
+        hsm.recorder.reset();
         let uri = format!("pkcs11:token={};type=private", hsm.token_label);
         let listed = hsm.openssl(["storeutl", "-noout", "-keys", &uri]).succeeds();
-        assert!(listed.text().ends_with("Total found: 5\n"), "{listed}");
+        assert!(listed.text().ends_with("Total found: 6\n"), "{listed}");
+        // Every private key is read once, and every public half of an EC key.
+        assert_eq!(hsm.recorder.counts().get("calls.C_GetAttributeValue"), 6 + 5);
     }
 }
 

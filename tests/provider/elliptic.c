@@ -8,10 +8,13 @@
  *     elliptic nonce KEYFILE                   asks for a deterministic nonce; exit status 4 where that is refused
  *     elliptic derive KEYFILE PEER KDF LENGTH  the ECDH secret with a public key; KDF is a digest for X9.63, or "none"
  *     elliptic compare KEYFILE PUBLIC          exit status 0: equal, 5: parameters only, 6: neither
+ *     elliptic same KEYFILE KEYFILE            the same for two private keys
+ *     elliptic typed KEYFILE TYPE              reads a key of this type and no other; exit status 7 where there is none
  *
  * Exit status 3: an error queue that is not empty after a success.
  */
 #include <openssl/core_names.h>
+#include <openssl/decoder.h>
 #include <openssl/ec.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
@@ -159,6 +162,9 @@ static void sizes(EVP_PKEY *key)
         if (EVP_MD_CTX_copy_ex(copy, context) <= 0 || sign_once(copy, signature, sizeof(signature)) > promised
             || sign_once(context, signature, sizeof(signature)) > promised)
             failed("a signature beyond its size");
+        if (digest == NULL && EVP_DigestSignInit_ex(copy, NULL, "SHA256", NULL, NULL, key, NULL) > 0)
+            failed("a digest for a key that takes none");
+        ERR_clear_error();
         EVP_MD_CTX_free(copy);
         EVP_MD_CTX_free(context);
         context = EVP_MD_CTX_new();
@@ -244,6 +250,24 @@ static int compare(EVP_PKEY *key, EVP_PKEY *other)
     return EVP_PKEY_parameters_eq(key, other) == 1 && EVP_PKEY_parameters_eq(other, key) == 1 ? 5 : 6;
 }
 
+static int typed(const char *path, const char *type)
+{
+    EVP_PKEY *key = NULL;
+    BIO *file = BIO_new_file(path, "r");
+    OSSL_DECODER_CTX *context = OSSL_DECODER_CTX_new_for_pkey(&key, "PEM", NULL, type, 0, NULL, NULL);
+
+    if (file == NULL || context == NULL)
+        failed("OSSL_DECODER_CTX_new_for_pkey");
+    if (OSSL_DECODER_from_bio(context, file) != 1)
+        return 7;
+    if (!EVP_PKEY_is_a(key, type))
+        failed("a key of another type");
+    OSSL_DECODER_CTX_free(context);
+    BIO_free(file);
+    EVP_PKEY_free(key);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     EVP_PKEY *key, *peer;
@@ -251,6 +275,8 @@ int main(int argc, char **argv)
 
     if (argc < 3)
         return 2;
+    if (strcmp(argv[1], "typed") == 0 && argc == 4)
+        return typed(argv[2], argv[3]);
     key = read_key(argv[2], 1);
     if (strcmp(argv[1], "show") == 0) {
         show(key);
@@ -266,8 +292,8 @@ int main(int argc, char **argv)
         peer = read_key(argv[3], 0);
         derive(key, peer, argv[4], (size_t)atoi(argv[5]));
         EVP_PKEY_free(peer);
-    } else if (strcmp(argv[1], "compare") == 0 && argc == 4) {
-        peer = read_key(argv[3], 0);
+    } else if ((strcmp(argv[1], "compare") == 0 || strcmp(argv[1], "same") == 0) && argc == 4) {
+        peer = read_key(argv[3], strcmp(argv[1], "same") == 0);
         status = compare(key, peer);
         EVP_PKEY_free(peer);
     } else {

@@ -3,10 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use hsmkey::error::Reason;
 use hsmkey::keyfile::{from_pointer_der, from_reference_der};
 use hsmkey::public::PublicKey;
 
-use crate::support::{Hsm, Program, Recorder, Token};
+use crate::support::{Hsm, Program, Recorder, Token, softhsm};
 
 /// The command on this token, with the PIN's place named.
 pub fn hsmkey(hsm: &Hsm, arguments: &[&str]) -> Program {
@@ -240,4 +241,81 @@ fn a_wrong_command_line_is_status_2_and_a_wrong_module_status_1() {
         assert_eq!((outcome.status.code(), outcome.stderr.lines().count()), (Some(1), 1), "{outcome}");
         assert!(outcome.stderr.contains(module), "{outcome}");
     }
+}
+
+/// The command fails, with one line, beside what it logs, that has this reason's text and these words.
+#[track_caller]
+fn refused(program: Program, reason: Reason, words: &[&str]) {
+    let outcome = program.fails();
+    let lines = outcome.stderr.lines().filter(|line| !line.starts_with("hsmkey[")).count();
+    assert_eq!((outcome.status.code(), lines), (Some(1), 1), "{outcome}");
+    for word in [reason.text()].iter().chain(words) {
+        assert!(outcome.stderr.contains(word), "{word} is not in it: {outcome}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_module_is_told_as_the_library_tells_it() {
+    let hsm = Hsm::new();
+    let with = |module: &str| hsmkey(&hsm, &["keyfile", "pkcs11:object=k", "--module", module]);
+    // ELF's e_machine is at offset 18.
+    let mut foreign = fs::read(softhsm()).unwrap();
+    foreign[18] = if cfg!(target_arch = "aarch64") { 62 } else { 183 };
+    let foreign = hsm.token.write("foreign.so", foreign);
+    refused(with(&foreign), Reason::ModuleLoad, &[&foreign, "this machine"]);
+    let whole = fs::read(softhsm()).unwrap();
+    let cut = hsm.token.write("cut.so", &whole[..whole.len() / 2]);
+    refused(with(&cut), Reason::ModuleLoad, &[&cut, "cut"]);
+    refused(with("libc.so.6"), Reason::ModuleInvalid, &["libc.so.6", "C_GetFunctionList"]);
+    let none = hsm.hsmkey(["keyfile", "pkcs11:object=k"]);
+    refused(none, Reason::NoModule, &["--module"]);
+    hsm.recorder.settings("rules = on\nconfigured = off");
+    let unreachable = hsmkey(&hsm, &["keyfile", "pkcs11:object=k"]);
+    refused(unreachable, Reason::ModuleInitialise, &["CKR_GENERAL_ERROR", "configure-pkcs11", "0x40000040"]);
+}
+
+#[test]
+fn a_token_that_is_not_there_is_told_with_those_that_are() {
+    let hsm = Hsm::new();
+    let elsewhere = hsmkey(&hsm, &["keyfile", "pkcs11:token=elsewhere;object=k"]);
+    refused(elsewhere, Reason::TokenNotFound, &["elsewhere", "there are: test"]);
+}
+
+#[test]
+fn a_cloudhsm_says_what_it_wants() {
+    let hsm = Hsm::cloudhsm();
+    for wrong in [["--bits", "1024"], ["--bits", "2100"], ["--exponent", "3"]] {
+        let keygen = hsmkey(&hsm, &[&["keygen", "--label", "k"][..], &wrong].concat());
+        refused(keygen, Reason::HsmCall, &["CKR_ATTRIBUTE_VALUE_INVALID", "2048 to 4096", "65537"]);
+    }
+    hsm.token.write("pin", "a password");
+    refused(hsmkey(&hsm, &["keyfile", "pkcs11:object=k"]), Reason::PinFormat, &["user:password"]);
+    assert_eq!(hsm.recorder.counts().get("login_pin_incorrect"), 1);
+}
+
+#[test]
+fn a_pin_file_that_others_can_read_is_warned_of() {
+    let hsm = Hsm::new();
+    hsm.import_rsa(1024, "k");
+    let keyfile = || hsmkey(&hsm, &["keyfile", "pkcs11:object=k"]).succeeds();
+    assert_eq!(keyfile().stderr, "");
+    fs::set_permissions(hsm.token.pin_file(), fs::Permissions::from_mode(0o640)).unwrap();
+    let warned = keyfile();
+    assert!(
+        warned.stderr.contains(&hsm.token.pin_file()) && !warned.stderr.contains(&hsm.token.pin),
+        "{warned}"
+    );
+    assert_eq!(warned.stderr.lines().count(), 1);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_costs_no_key() {
+    let hsm = Hsm::new();
+    for file in ["nowhere/k.key", "pin/k.key", "tokens"] {
+        for force in [&[][..], &["--force"]] {
+            let keygen = ["keygen", "--label", "k", "--bits", "1024", "--out", file];
+            refused(hsmkey(&hsm, &[&keygen[..], force].concat()), Reason::InvalidArgument, &[file]);
+        }
+    }
+    assert_eq!(objects(&hsm, "privkey"), "");
 }

@@ -30,6 +30,30 @@ fn signing_leaves_nothing_behind() {
 }
 
 #[test]
+fn decrypting_and_writing_leave_nothing_behind() {
+    let hsm = Hsm::new();
+    let key = hsm.import_rsa(2048, "memory");
+    hsm.token.write("message", "some octets");
+    let oaep = ["-pkeyopt", "rsa_padding_mode:oaep", "-pkeyopt", "rsa_oaep_label:aa"];
+    let encrypt = ["pkeyutl", "-encrypt", "-inkey", &key.file, "-in", "message", "-out", "ciphertext"];
+    let decrypt = ["pkeyutl", "-decrypt", "-inkey", &key.file, "-in", "ciphertext", "-out", "back"];
+    let valgrind =
+        ["--quiet", "--leak-check=full", "--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"];
+    for program in [
+        hsm.openssl(encrypt.iter().chain(&oaep)),
+        hsm.openssl(decrypt.iter().chain(&oaep)),
+        hsm.openssl(encrypt),
+        hsm.openssl(decrypt),
+        hsm.program(c_program("decrypter"), [&key.file, "implicit", "3", "ciphertext", "message"]),
+        hsm.program(c_program("decrypter"), [&key.file, "tls:303", "3", "ciphertext"]),
+        hsm.openssl(["pkey", "-in", &key.uri, "-text", "-out", "written"]),
+    ] {
+        let outcome = program.under("valgrind", valgrind).limit(Duration::from_secs(180)).succeeds();
+        assert_eq!(ours(&outcome.stderr), Vec::<String>::new(), "{outcome}");
+    }
+}
+
+#[test]
 fn ec_keys_leave_nothing_behind() {
     let hsm = Hsm::cloudhsm();
     let key = hsm.import_ec("prime256v1", "memory");

@@ -23,6 +23,19 @@ fn one_signature_costs_8_requests_and_12_calls() {
 }
 
 #[test]
+fn on_the_only_token_there_is_it_need_not_be_named() {
+    let hsm = Hsm::cloudhsm();
+    hsm.import_rsa(2048, "counted");
+    hsm.token.write("document", "some octets");
+    for name in ["pkcs11:object=counted", "pkcs11:type=private"] {
+        hsm.recorder.reset();
+        hsm.openssl(["dgst", "-sha256", "-sign", name, "-out", "signature", "document"]).succeeds();
+        let counts = hsm.recorder.counts();
+        assert!(counts.requests() <= 8 && counts.calls() <= 12, "{name}: {:?}", calls(&hsm));
+    }
+}
+
+#[test]
 fn each_further_signature_costs_two() {
     for hsm in [Hsm::new(), Hsm::cloudhsm()] {
         let key = hsm.import_rsa(2048, "counted");

@@ -10,6 +10,7 @@ fn every_script_is_well_formed() {
         "scripts/prerequisites",
         "scripts/toolchain",
         "scripts/openssl-cnf",
+        "scripts/openssl-versions",
         "scripts/test",
         "demo/run",
         "demo/hsm",
@@ -48,6 +49,36 @@ fn a_machine_that_lacks_nothing_installs_nothing() {
         assert_eq!((quiet.text(), &*quiet.stderr), ("", ""));
     }
     assert_eq!(Program::new(&script, ["everything"]).fails().status.code(), Some(2));
+}
+
+#[test]
+fn clangs_cpp_library_does_not_pass_for_libclang() {
+    // What LLVM's development packages bring along has another interface, and bindgen cannot use it.
+    let token = Token::new();
+    fs::create_dir_all(token.path("lib/triplet")).unwrap();
+    fs::create_dir_all(token.path("bin")).unwrap();
+    token.write("lib/triplet/libclang-cpp.so.14", "");
+    let manager = "#!/bin/sh\necho \"$@\" >> \"$ASKED\"\n[ \"$1\" = update ]\n";
+    for (name, text) in
+        [("apt-get", manager), ("sudo", "#!/bin/sh\n[ \"$1\" = env ] && shift 2\nexec \"$@\"\n")]
+    {
+        let path = token.write(&format!("bin/{name}"), text);
+        Program::new("chmod", ["700", &path]).succeeds();
+    }
+    let script = fs::read_to_string(repository().join("scripts/prerequisites")).unwrap();
+    let script = script.replace(" /usr/lib/", &format!(" {}/lib/", token.directory().display()));
+    let asked = |name: &str| {
+        let script = script.replace("$(dirname \"$0\")/..", repository().to_str().unwrap());
+        let path = format!("{}:{}", token.path("bin"), std::env::var("PATH").unwrap());
+        let file = token.path(name);
+        let home = std::env::var_os("HOME").unwrap_or_default();
+        let run = Program::new("sh", ["-c", &script, "prerequisites", "test"]).env("PATH", path);
+        run.env("HOME", home).env("ASKED", &file).fails();
+        fs::read_to_string(file).unwrap()
+    };
+    assert!(asked("without").contains("libclang1"));
+    token.write("lib/triplet/libclang-14.so.1", "");
+    assert!(!asked("with").contains("libclang1"));
 }
 
 #[test]

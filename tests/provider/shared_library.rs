@@ -27,5 +27,20 @@ fn only_the_entry_symbols_are_exported() {
     let names =
         Program::new("nm", [Path::new("--dynamic"), Path::new("--defined-only"), &provider]).succeeds();
     let names: Vec<&str> = names.text().lines().filter_map(|line| line.split(' ').next_back()).collect();
-    assert_eq!(names, ["OSSL_provider_init"]);
+    assert_eq!(names, ["OPENSSL_finish", "OPENSSL_init", "OSSL_provider_init", "bind_engine", "v_check"]);
+}
+
+#[test]
+fn nothing_of_an_openssl_is_undefined() {
+    let provider = provider();
+    let names =
+        Program::new("nm", [Path::new("--dynamic"), Path::new("--undefined-only"), &provider]).succeeds();
+    let names: Vec<&str> = names.text().lines().filter_map(|line| line.split(' ').next_back()).collect();
+    assert!(names.iter().any(|name| name.starts_with("dlsym")), "{names:?}");
+    let openssl = [
+        "ENGINE_", "RSA_", "EC_", "EVP_", "ERR_", "BN_", "BIO_", "CRYPTO_", "OPENSSL_", "OSSL_", "UI_",
+        "d2i_", "X509_",
+    ];
+    let found = names.iter().find(|name| openssl.iter().any(|beginning| name.starts_with(beginning)));
+    assert_eq!(found, None);
 }

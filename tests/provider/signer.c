@@ -3,6 +3,7 @@
  *
  *     signer fresh|reused|duplicated|oneshot KEYFILE COUNT    signs the COUNT messages "1", "2", ... with SHA-256
  *     signer check KEYFILE CERTIFICATE                        compares the key with a certificate
+ *     signer query KEYFILE QUERY                              signs the message "1" under a property query
  *
  * Signatures go to stdout as lines of hexadecimal. Exit status 3: an error queue that is not empty after a success.
  */
@@ -30,11 +31,11 @@ static void nothing_queued(const char *after)
     exit(3);
 }
 
-static EVP_MD_CTX *started(EVP_PKEY *key)
+static EVP_MD_CTX *started(EVP_PKEY *key, const char *query)
 {
     EVP_MD_CTX *context = EVP_MD_CTX_new();
 
-    if (context == NULL || EVP_DigestSignInit_ex(context, NULL, "SHA256", NULL, NULL, key, NULL) <= 0)
+    if (context == NULL || EVP_DigestSignInit_ex(context, NULL, "SHA256", NULL, query, key, NULL) <= 0)
         failed("EVP_DigestSignInit_ex");
     nothing_queued("EVP_DigestSignInit_ex");
     return context;
@@ -108,12 +109,19 @@ int main(int argc, char **argv)
         EVP_PKEY_free(key);
         return 0;
     }
+    if (strcmp(argv[1], "query") == 0) {
+        context = started(key, argv[3]);
+        sign(context, "1", 0);
+        EVP_MD_CTX_free(context);
+        EVP_PKEY_free(key);
+        return 0;
+    }
     count = atoi(argv[3]);
     for (i = 1; i <= count; i++) {
         snprintf(message, sizeof(message), "%d", i);
         if (strcmp(argv[1], "fresh") == 0 || strcmp(argv[1], "oneshot") == 0 || context == NULL) {
             EVP_MD_CTX_free(context);
-            context = started(key);
+            context = started(key, NULL);
         } else if (strcmp(argv[1], "reused") == 0
                    && EVP_DigestSignInit_ex(context, NULL, NULL, NULL, NULL, NULL, NULL) <= 0) {
             failed("EVP_DigestSignInit_ex on a used context");

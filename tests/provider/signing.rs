@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use hsmkey::error::Reason;
 use openssl::bn::BigNum;
 use openssl::rsa::Rsa;
 
@@ -220,4 +221,19 @@ fn the_key_that_signed_verifies() {
     hsm.openssl(verify.iter().chain(&["document"])).succeeds();
     assert!(!hsm.openssl(verify.iter().chain(&["other"])).run().status.success());
     assert_eq!(hsm.recorder.counts().calls(), 0);
+}
+
+#[test]
+fn a_property_query_is_for_the_digest_too() {
+    let hsm = Hsm::new();
+    let key = hsm.import_rsa(2048, "query");
+    let software = Program::new(c_program("signer"), ["fresh", &key.software_file, "1"]).succeeds();
+    let query = |query: &str| hsm.program(c_program("signer"), ["query", &key.file, query]);
+    for harmless in ["", "?fips=yes", "provider=hsmkey", "?provider=default"] {
+        assert_eq!(query(harmless).succeeds().text(), software.text(), "{harmless}");
+    }
+    // The signature may be hsmkey's, and there is no other digest than the default provider's.
+    let refused = query("provider!=default").fails();
+    assert!(refused.stderr.contains(Reason::DigestUnsupported.text()), "{refused}");
+    assert_eq!(hsm.recorder.counts().get("calls.C_Sign"), 4);
 }

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod contexts;
 mod servers;
 
 use std::fs;
@@ -158,6 +159,18 @@ fn forks_while_threads_sign() {
 }
 
 #[test]
+fn children_sign_whenever_they_are_born() {
+    for settings in [CLOUDHSM, BARE] {
+        let (hsm, key) = hsm(settings);
+        let outcome = stress(&hsm, &key, &["family"]).run();
+        assert_eq!(results(outcome.text()), [7, 0, 0], "{settings}: {outcome}");
+        let counts = hsm.recorder.counts();
+        // Each of six processes its own, and nothing more.
+        assert_eq!((counts.get("calls.C_Login"), counts.get("calls.C_OpenSession")), (6, 6));
+    }
+}
+
+#[test]
 fn children_sign_whatever_fork_leaves_them() {
     for left in ["error", "already-initialized"] {
         let (hsm, key) = hsm(&format!("{CLOUDHSM}\nfork = {left}"));
@@ -287,17 +300,25 @@ fn many_signatures_need_no_more_memory_than_some() {
     let (hsm, key) = hsm(&format!("{CLOUDHSM}\nsigner = null"));
     let outcome = stress(&hsm, &key, &["many", &scaled(4000, 100_000).to_string()]).run();
     let grown = outcome.text().lines().next().and_then(|line| line.strip_prefix("grown ")).unwrap();
+    eprintln!("{grown} pages more over the second half");
     assert!(grown.parse::<i64>().unwrap() < 50, "{outcome}");
     assert_eq!(results(outcome.text())[..2], [scaled(4000, 100_000), 0]);
 }
 
 #[test]
 fn valgrind_finds_nothing_in_programs_that_fork_and_have_threads() {
-    let checks = ["--quiet", "--leak-check=full", "--show-leak-kinds=definite", "--trace-children=no"];
-    for arguments in
-        [&["threads", "shared", "4", "3"][..], &["forked", "2", "2"], &["cycles", "3"], &["exit", "cleanup"]]
-    {
+    let checks = ["--quiet", "--show-leak-kinds=definite", "--trace-children=no"];
+    for arguments in [
+        &["threads", "shared", "4", "3"][..],
+        &["forked", "2", "2"],
+        &["forks", "2", "3", "1"],
+        &["cycles", "3"],
+        &["exit", "cleanup"],
+    ] {
         let (hsm, key) = hsm(CLOUDHSM);
+        // A child has what was on the stacks of its parent's threads, and nobody who frees it.
+        let leaks = if arguments[0] == "forks" { "--leak-check=no" } else { "--leak-check=full" };
+        let checks = checks.into_iter().chain([leaks]);
         let outcome = stress(&hsm, &key, arguments).under("valgrind", checks).succeeds();
         assert_eq!(support::ours(&outcome.stderr), Vec::<String>::new(), "{outcome}");
     }
@@ -347,8 +368,9 @@ fn loading_and_unloading_leaves_nothing_behind() {
     let (hsm, key) = hsm(CLOUDHSM);
     let outcome = stress(&hsm, &key, &["cycles", &scaled(60, 500).to_string()]).succeeds();
     let grown = outcome.text().lines().next().and_then(|line| line.strip_prefix("grown ")).unwrap();
-    // Pages of 4 kB: what a heap moves by itself.
-    assert!(grown.parse::<i64>().unwrap() < 150, "{outcome}");
+    eprintln!("{grown} pages more over the second half");
+    // OpenSSL keeps some hundred octets of each context; its own legacy module grows as fast.
+    assert!(grown.parse::<i64>().unwrap() < 60, "{outcome}");
     let counts = hsm.recorder.counts();
     assert_eq!((counts.get("calls.C_Login"), counts.get("calls.C_Initialize")), (1, 1));
     assert_eq!(counts.get("calls.C_Finalize"), 0);

@@ -4,6 +4,7 @@
  *     stress threads shared|own THREADS COUNT KEY PUBLIC    THREADS threads sign COUNT messages each, with one key object or one each
  *     stress forks THREADS FORKS COUNT KEY PUBLIC           while THREADS threads sign, FORKS children are made that sign COUNT messages
  *     stress forked CHILDREN COUNT KEY PUBLIC               signs nothing, then CHILDREN children sign COUNT messages
+ *     stress family KEY PUBLIC                              a child before the key is read, one before it is used, one after, and a child of that
  *     stress every MILLISECONDS COUNT KEY PUBLIC            signs COUNT messages, one every so often
  *     stress exit thread|busy|cleanup KEY PUBLIC            signs, and ends in one of the ways that applications have
  *     stress many COUNT KEY PUBLIC                          signs COUNT messages, and says by how many pages it has grown over the second half
@@ -191,7 +192,7 @@ int main(int argc, char **argv)
     int first = 2, i;
     EVP_PKEY *key;
 
-    if (argc < 5)
+    if (argc < 4)
         return 2;
     /* With threads that go on, OpenSSL's own cleanup at exit crashes, with software keys too: leave it out to see the rest. */
     if (strcmp(argv[first], "busy") == 0)
@@ -231,6 +232,31 @@ int main(int argc, char **argv)
         for (i = 0; i < children; i++)
             reap(pids[i], count);
         free(pids);
+        EVP_PKEY_free(key);
+    } else if (strcmp(mode, "family") == 0) {
+        pid_t pid = fork();
+
+        if (pid == 0) {
+            key = read_key(NULL, key_file, 0);
+            exit(sign(NULL, key, "before the key is read") ? 0 : 1);
+        }
+        reap(pid, 1);
+        key = read_key(NULL, key_file, 0);
+        reap(child(key, 1), 1);
+        sign(NULL, key, "the parent");
+        if ((pid = fork()) == 0) {
+            /* Its own child signs before it, and after it. */
+            pid_t first = child(key, 1), second;
+            int status[2] = { 1, 1 }, ok;
+
+            waitpid(first, &status[0], 0);
+            ok = sign(NULL, key, "the child");
+            second = child(key, 1);
+            waitpid(second, &status[1], 0);
+            exit(ok && status[0] == 0 && status[1] == 0 && atomic_load(&wrong_count) == 0 ? 0 : 1);
+        }
+        reap(pid, 3);
+        sign(NULL, key, "the parent");
         EVP_PKEY_free(key);
     } else if (strcmp(mode, "every") == 0) {
         long pause = atol(argv[first]);

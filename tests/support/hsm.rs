@@ -83,6 +83,44 @@ impl Hsm {
         self.token.write("openssl.cnf", text);
     }
 
+    /// Writes the configuration anew for all versions of OpenSSL, the engine's and the provider's: conf/openssl-all-versions.cnf with
+    /// the paths of this build, and these lines for both.
+    pub fn configure_all_versions(&self, directives: &[(&str, &str)]) {
+        let library = super::provider();
+        let library = library.to_str().expect("an ASCII path");
+        let mut text = installed(&["openssl-all-versions.cnf", library]);
+        let pin = format!("file:{}", self.token.pin_file());
+        let module = Recorder::module().to_str().expect("an ASCII path");
+        let mut section = vec![("pkcs11-module-path", module), ("pkcs11-module-token-pin", &pin)];
+        section.extend(directives);
+        // The engine's section is read in the order of its lines, and default_algorithms comes last.
+        let lines: String = section.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
+        text = text.replacen("default_algorithms = RSA\n", &format!("{lines}default_algorithms = RSA\n"), 1);
+        write!(text, "\n[hsmkey_sect]\n{lines}").expect("a String takes all");
+        self.token.write("openssl.cnf", text);
+    }
+
+    /// Writes a configuration with nothing but the engine, and these lines in its section.
+    pub fn configure_engine(&self, lines: &[(&str, &str)]) {
+        let mut text =
+            "openssl_conf = init\nextensions = none\n[none]\n[req]\ndistinguished_name = name\n[name]\n\
+                        [init]\nengines = engines\n[engines]\nhsmkey = engine\n[engine]\n"
+                .to_owned();
+        for (name, value) in lines {
+            writeln!(text, "{name} = {value}").expect("a String takes all");
+        }
+        self.token.write("openssl.cnf", text);
+    }
+
+    /// What most engine sections hold: the library, the PKCS#11 module and the PIN, by libp11's names.
+    pub fn engine_lines(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("dynamic_path", super::provider().display().to_string()),
+            ("MODULE_PATH", Recorder::module().display().to_string()),
+            ("PIN", self.token.pin.clone()),
+        ]
+    }
+
     /// Lists hsmkey before the default provider, as an administrator may.
     pub fn list_hsmkey_first(&self) {
         let text = std::fs::read_to_string(self.openssl_cnf()).expect("our own file");
@@ -192,8 +230,15 @@ fn hexadecimal(label: &str) -> String {
 
 /// conf/openssl.cnf as `make install` writes it on this machine.
 pub fn installed_configuration() -> String {
+    installed(&[])
+}
+
+/// A file of conf/ as `make install` writes it: its name and the path of the library, or nothing for openssl.cnf.
+fn installed(file: &[&str]) -> String {
     let version = Program::stock_openssl(["version", "-d"]).succeeds();
     let directory = version.text().split('"').nth(1).expect("OPENSSLDIR: \"...\"").to_owned();
     let system = Path::new(&directory).join("openssl.cnf");
-    Program::new(repository().join("scripts/openssl-cnf"), [system]).succeeds().text().to_owned()
+    let system = system.to_str().expect("a path in ASCII");
+    let arguments = [system].into_iter().chain(file.iter().copied());
+    Program::new(repository().join("scripts/openssl-cnf"), arguments).succeeds().text().to_owned()
 }

@@ -13,16 +13,18 @@
 
 mod compile;
 mod hsm;
+mod openssl;
 mod program;
 mod recorder;
 mod server;
 mod token;
 mod valgrind;
 
-pub use compile::c_program;
+pub use compile::{c_program, compile};
 pub use hsm::{Hsm, Key};
+pub use openssl::OpenSsl;
 pub use program::Program;
-pub use recorder::Recorder;
+pub use recorder::{Counts, Recorder};
 pub use server::{Handshakes, Server, TlsClient, free_port};
 pub use token::{Token, softhsm};
 pub use valgrind::ours;

@@ -94,8 +94,35 @@ impl Recorder {
 
     /// What all processes did since the last [`Recorder::reset`], added up; of a `_max` the largest.
     pub fn counts(&self) -> Counts {
-        let mut sum = Counts::default();
-        for file in self.files() {
+        Counts::of(&self.counts)
+    }
+
+    /// How many processes called the module since the last [`Recorder::reset`].
+    pub fn processes(&self) -> usize {
+        files(&self.counts).len()
+    }
+
+    /// Forgets what was counted.
+    pub fn reset(&self) {
+        for file in files(&self.counts) {
+            std::fs::remove_file(file).expect("our own file");
+        }
+    }
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let Ok(directory) = std::fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    let files = directory.map(|entry| entry.expect("a directory can be read").path());
+    files.filter(|file| file.extension().is_some_and(|extension| extension == "counts")).collect()
+}
+
+impl Counts {
+    /// What is counted in a directory: the setting `dir`.
+    pub fn of(directory: &Path) -> Self {
+        let mut sum = Self::default();
+        for file in files(directory) {
             let text = std::fs::read_to_string(&file).expect("a counts file can be read");
             for line in text.lines().filter(|line| !line.starts_with('#')) {
                 let (name, value) = line.split_once(char::is_whitespace).expect("a name and a value");
@@ -107,28 +134,6 @@ impl Recorder {
         sum
     }
 
-    /// How many processes called the module since the last [`Recorder::reset`].
-    pub fn processes(&self) -> usize {
-        self.files().len()
-    }
-
-    /// Forgets what was counted.
-    pub fn reset(&self) {
-        for file in self.files() {
-            std::fs::remove_file(file).expect("our own file");
-        }
-    }
-
-    fn files(&self) -> Vec<PathBuf> {
-        let Ok(directory) = std::fs::read_dir(&self.counts) else {
-            return Vec::new();
-        };
-        let files = directory.map(|entry| entry.expect("a directory can be read").path());
-        files.filter(|file| file.extension().is_some_and(|extension| extension == "counts")).collect()
-    }
-}
-
-impl Counts {
     /// A counter, `calls.C_Sign`; 0 where nothing was counted.
     pub fn get(&self, name: &str) -> u64 {
         self.0.get(name).copied().unwrap_or(0)

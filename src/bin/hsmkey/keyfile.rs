@@ -1,13 +1,16 @@
 //! `hsmkey keyfile`: the file that stands for a key in the HSM wherever a program wants a private key file.
 
+use std::path::PathBuf;
+
 use hsmkey::error::{Error, Reason, Result};
 use hsmkey::hsm::{ObjectClass, Query};
 use hsmkey::keyfile::{write_pointer, write_reference};
 use hsmkey::public::PublicKey;
 use hsmkey::uri::Uri;
 
-use crate::connection::Reach;
 use crate::output::Output;
+use crate::reach::Reach;
+use crate::reference;
 
 /// Write the key file of a private key in the HSM
 ///
@@ -22,8 +25,12 @@ pub struct Arguments {
     output: Output,
     #[command(flatten)]
     form: Form,
+    /// Take the modulus from this file, which AWS's tools wrote (reference PEM, "fake" PEM), and find the key in the HSM that has it
+    #[arg(long, value_name = "FILE")]
+    from_reference: Option<PathBuf>,
     /// The key, pkcs11:object=LABEL; it has to match exactly one private key
-    uri: Uri,
+    #[arg(required_unless_present = "from_reference")]
+    uri: Option<Uri>,
 }
 
 /// The form of the file.
@@ -52,15 +59,17 @@ impl Form {
 /// # Errors
 /// `KeyNotFound`, `KeyAmbiguous`, `InvalidArgument` for a file that cannot be written, and what the HSM says.
 pub fn run(arguments: Arguments) -> Result<()> {
-    let Arguments { reach, output, form, uri } = arguments;
+    let Arguments { reach, output, form, from_reference, uri } = arguments;
+    let public = from_reference.map(|file| reference::read(&file, &output)).transpose()?;
     output.check()?;
+    let uri = uri.unwrap_or_default();
     let (hsm, authenticator) = reach.hsm(&uri)?;
     let query = Query {
         token: uri.token.clone(),
         class: Some(ObjectClass::PrivateKey),
         label: uri.object.clone(),
         id: uri.id.clone(),
-        ..Query::default()
+        public: public.map(PublicKey::Rsa),
     };
     let keys = hsm.list(&query, &authenticator)?;
     // The URI with the names that a key has.
@@ -70,6 +79,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
         ..uri.clone()
     };
     let key = match &keys[..] {
+        [] if query.public.is_some() => {
+            let detail = "there is none with the modulus of the reference, or the user has no share of it";
+            return Err(Error::new(Reason::KeyNotFound, detail));
+        }
         [] => return Err(Error::new(Reason::KeyNotFound, uri.address().to_string())),
         [key] => key,
         several => {

@@ -1,15 +1,13 @@
 //! `hsmkey keygen`: a key pair in the HSM, whose private half cannot leave it.
 
-use cryptoki::mechanism::Mechanism;
-use cryptoki::object::Attribute;
-use cryptoki::types::Ulong;
 use hsmkey::curve::Curve;
 use hsmkey::error::{Error, Reason, Result};
+use hsmkey::hsm::{NewKey, NewKeyKind, Usage};
 use hsmkey::uri::{Class, Uri};
 
-use crate::connection::Reach;
 use crate::keyfile::Form;
 use crate::output::{self, Output};
+use crate::reach::Reach;
 
 /// Generate a key pair in the HSM and print its URI
 ///
@@ -65,24 +63,31 @@ pub fn run(arguments: Arguments) -> Result<()> {
     // Everything that can be refused is refused before there is a key.
     output.check()?;
     let uri = named(token.unwrap_or_default(), label, id)?;
-    let connection = reach.connect(&uri)?;
-    if connection.is_taken(&uri)? {
-        let detail = "a private key in the HSM has the label already; give another one";
-        return Err(Error::new(Reason::KeyAmbiguous, detail));
-    }
-    let (mechanism, (public, private)) = match curve {
-        None => (Mechanism::RsaPkcsKeyPairGen, rsa_templates(bits, exponent)),
-        Some(Elliptic::Ec(curve)) => (Mechanism::EccKeyPairGen, ec_templates(curve.params, derive)),
-        Some(Elliptic::Ed25519) => (Mechanism::EccEdwardsKeyPairGen, ec_templates(ED25519_PARAMS, derive)),
+    let (hsm, authenticator) = reach.hsm(&uri)?;
+    let kind = match curve {
+        None => NewKeyKind::Rsa { bits, exponent: octets(exponent), pss_only: false },
+        Some(Elliptic::Ec(curve)) => NewKeyKind::Ec { params: curve.params.to_vec() },
+        Some(Elliptic::Ed25519) => NewKeyKind::Ed25519,
     };
-    let named = |mut template: Vec<Attribute>| {
-        template.extend(uri.object.as_ref().map(|label| Attribute::Label(label.clone().into_bytes())));
-        template.extend(uri.id.as_ref().map(|id| Attribute::Id(id.clone())));
-        template
-    };
-    let public = connection.generate(&mechanism, &named(public), &named(private))?;
+    let key = hsm.generate(
+        &NewKey {
+            token: uri.token.clone(),
+            label: uri.object.clone().unwrap_or_default(),
+            id: uri.id.clone().unwrap_or_default(),
+            kind,
+            usage: Usage { sign: true, decrypt: false, derive },
+            extractable: false,
+        },
+        &authenticator,
+    )?;
     if output.is_named() {
-        output.write(&form.write(&uri, &public)?)?;
+        let Some(public) = &key.public else {
+            return Err(Error::new(
+                Reason::KeyUnsupported,
+                "the HSM does not say the public half of the key",
+            ));
+        };
+        output.write(&form.write(&uri, public)?)?;
     }
     if output.is_stdout() { Ok(()) } else { output::print(&format!("{}\n", uri.address())) }
 }
@@ -97,58 +102,11 @@ fn named(token: Uri, label: String, id: Option<Id>) -> Result<Uri> {
     Ok(Uri { object: Some(label), id: id.map(|Id(octets)| octets), class: Some(Class::Private), ..token })
 }
 
-/// The attributes of the public and of the private half (PKCS#11 v2.40 section 4.9 and 4.10, mechanisms section 2.1.2 and 2.1.3).
-///
-/// CloudHSM wants the length and the exponent in the public template alone; with either in the private one it makes a key
-/// that can do nothing. The public half's CKA_PRIVATE is the HSM's own default, because CloudHSM allows no other. What a key may
-/// not do is said, because SoftHSM2's default is that it may.
-fn rsa_templates(bits: u64, exponent: u64) -> (Vec<Attribute>, Vec<Attribute>) {
-    let exponent = exponent.to_be_bytes();
-    let zeros = exponent.iter().take_while(|&&octet| octet == 0).count();
-    let public = vec![
-        Attribute::Token(true),
-        Attribute::Verify(true),
-        Attribute::Encrypt(false),
-        Attribute::Wrap(false),
-        Attribute::ModulusBits(Ulong::from(bits)),
-        Attribute::PublicExponent(exponent[zeros..].to_vec()),
-    ];
-    let private = vec![
-        Attribute::Token(true),
-        Attribute::Private(true),
-        Attribute::Sensitive(true),
-        Attribute::Extractable(false),
-        Attribute::Sign(true),
-        Attribute::Decrypt(false),
-        Attribute::Unwrap(false),
-    ];
-    (public, private)
+/// A number as PKCS#11 has it: big-endian without leading zeros.
+fn octets(number: u64) -> Vec<u8> {
+    let octets = number.to_be_bytes();
+    octets[number.leading_zeros() as usize / 8..].to_vec()
 }
-
-/// The same for EC (mechanisms section 2.3.3 and 2.3.4).
-fn ec_templates(params: &[u8], derive: bool) -> (Vec<Attribute>, Vec<Attribute>) {
-    let public = vec![
-        Attribute::Token(true),
-        Attribute::Verify(true),
-        Attribute::Encrypt(false),
-        Attribute::Wrap(false),
-        Attribute::EcParams(params.to_vec()),
-    ];
-    let private = vec![
-        Attribute::Token(true),
-        Attribute::Private(true),
-        Attribute::Sensitive(true),
-        Attribute::Extractable(false),
-        Attribute::Sign(true),
-        Attribute::Decrypt(false),
-        Attribute::Unwrap(false),
-        Attribute::Derive(derive),
-    ];
-    (public, private)
-}
-
-/// CKA_EC_PARAMS of Ed25519: id-Ed25519, RFC 8410 section 3.
-const ED25519_PARAMS: &[u8] = &[6, 3, 0x2b, 0x65, 0x70];
 
 fn elliptic(name: &str) -> std::result::Result<Elliptic, &'static str> {
     if name.eq_ignore_ascii_case("Ed25519") {

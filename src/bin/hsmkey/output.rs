@@ -29,17 +29,26 @@ impl Output {
         self.out.is_some()
     }
 
+    /// The file, where one was named.
+    pub fn file(&self) -> Option<&Path> {
+        self.out.as_deref().filter(|_| !self.is_stdout())
+    }
+
     /// Fails where [`Output::write`] would. Whoever makes a key in the HSM asks before.
     ///
     /// # Errors
-    /// `InvalidArgument` for a file that is there and is not to be replaced.
+    /// `InvalidArgument` for a file that is there and is not to be replaced, and for a place where none can be made.
     pub fn check(&self) -> Result<()> {
-        match &self.out {
-            Some(file) if !self.is_stdout() && !self.force && file.symlink_metadata().is_ok() => {
-                Err(failed(file, "the file exists; --force replaces it"))
-            }
-            _ => Ok(()),
+        let Some(file) = self.out.as_deref().filter(|_| !self.is_stdout()) else { return Ok(()) };
+        if !self.force && file.symlink_metadata().is_ok() {
+            return Err(failed(file, "the file exists; --force replaces it"));
         }
+        if file.is_dir() {
+            return Err(failed(file, "is a directory"));
+        }
+        // The file itself is not made before there is something to write.
+        let trial = beside(file).and_then(|trial| create(&trial, "").and_then(|()| fs::remove_file(trial)));
+        trial.map_err(|error| failed(file, &error))
     }
 
     /// Writes the key file. A file is whole or not there.
@@ -77,15 +86,20 @@ fn create(file: &Path, text: &str) -> io::Result<()> {
 
 /// A service that reads the file at this moment gets the old one or the new one.
 fn replace(file: &Path, text: &str) -> io::Result<()> {
-    let mut name = file.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-    name.push(format!(".{}", std::process::id()));
-    let new = file.with_file_name(name);
+    let new = beside(file)?;
     create(&new, text)?;
     let renamed = fs::rename(&new, file);
     if renamed.is_err() {
         let _ = fs::remove_file(&new);
     }
     renamed
+}
+
+/// A name in the same directory that nobody else uses.
+fn beside(file: &Path) -> io::Result<PathBuf> {
+    let mut name = file.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+    name.push(format!(".{}", std::process::id()));
+    Ok(file.with_file_name(name))
 }
 
 fn failed(file: &Path, why: impl std::fmt::Display) -> Error {

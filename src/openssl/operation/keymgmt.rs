@@ -4,6 +4,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
 
+use super::generation::{self, Generation};
 use super::provider::{Provider, provider};
 use super::{Receiver, Selection};
 use crate::error::{Result, bail};
@@ -20,6 +21,9 @@ pub trait Keymgmt: 'static {
     type Provider: Provider;
     /// The key.
     type Key: HasCore + Send + Sync + 'static;
+
+    /// How keys of this type are generated.
+    type Generation: Generation<Provider = Self::Provider, Key = Self::Key>;
 
     /// What can be asked about a key.
     const GETTABLE: Descriptors;
@@ -123,6 +127,11 @@ struct Functions<M>(std::marker::PhantomData<M>);
 impl<M: Keymgmt> Functions<M> {
     const TABLE: &'static [c::OSSL_DISPATCH] = &[
         dispatch::keymgmt_new(Some(new::<M>)),
+        dispatch::keymgmt_gen_init(Some(generation::gen_init::<M>)),
+        dispatch::keymgmt_gen_set_params(Some(generation::gen_set_params::<M>)),
+        dispatch::keymgmt_gen_settable_params(Some(generation::gen_settable_params::<M>)),
+        dispatch::keymgmt_gen(Some(generation::generate::<M>)),
+        dispatch::keymgmt_gen_cleanup(Some(generation::gen_cleanup::<M>)),
         dispatch::keymgmt_load(Some(load::<M>)),
         dispatch::keymgmt_free(Some(free::<M>)),
         dispatch::keymgmt_dup(Some(dup::<M>)),

@@ -1,6 +1,10 @@
 //! The operations of a provider, each as a trait of safe Rust and the table of C functions that drives it.
 
+pub mod asym_cipher;
+pub mod composite;
 pub mod decoder;
+pub mod encoder;
+pub mod generation;
 pub mod keyexch;
 pub mod keymgmt;
 pub mod provider;

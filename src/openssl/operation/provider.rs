@@ -21,6 +21,8 @@ pub trait Provider: HasCore + Send + Sync + Sized + 'static {
     const VERSION: &'static CStr;
     /// What it offers.
     const OPERATIONS: &'static [Operation];
+    /// What it offers to an OpenSSL of this version or a later one only, beside that.
+    const LATER_OPERATIONS: &'static [((u32, u32), Operation)];
 
     /// A provider context. It cannot fail: what is wrong with the configuration is told by what needs it.
     fn new(core: Core) -> Self;
@@ -64,7 +66,9 @@ pub unsafe fn init<P: Provider>(
         // SAFETY: not null; the core keeps both until teardown (provider-base(7)).
         let core = unsafe { Core::new(handle, upcalls) };
         let name = core.parameter(c::OSSL_PROV_PARAM_CORE_PROV_NAME).unwrap_or("hsmkey").to_owned();
-        let tables = Tables::new(P::OPERATIONS, &name);
+        let version = core.version();
+        let later = P::LATER_OPERATIONS.iter().filter(|(since, _)| version >= *since);
+        let tables = Tables::new(P::OPERATIONS.iter().chain(later.map(|(_, operation)| operation)), &name);
         Box::new(Instance { provider: Arc::new(P::new(core)), tables })
     }));
     let Ok(instance) = made else { return 0 };

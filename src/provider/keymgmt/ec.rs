@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
+use super::super::generation;
 use super::{Keymgmt, number};
 use crate::error::{Result, bail};
 use crate::mechanism::ecdsa_size;
@@ -18,6 +19,7 @@ pub(in crate::provider) struct Ec;
 
 impl Keymgmt for Ec {
     type Provider = Provider;
+    type Generation = generation::Ec;
     type Key = Key;
 
     const GETTABLE: Descriptors = descriptors![

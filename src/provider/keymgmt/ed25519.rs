@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
+use super::super::generation;
 use super::Keymgmt;
 use crate::error::{Result, bail};
 use crate::openssl::bindings as c;
@@ -19,6 +20,7 @@ pub(in crate::provider) const SIGNATURE_SIZE: usize = 64;
 
 impl Keymgmt for Ed25519 {
     type Provider = Provider;
+    type Generation = generation::Ed25519;
     type Key = Key;
 
     const GETTABLE: Descriptors = descriptors![

@@ -34,6 +34,7 @@ const CONSTANTS: &[&str] = &[
     "OSSL_OBJECT_.*",
     "OSSL_KEYMGMT_SELECT_.*",
     "OSSL_[A-Z]+_PARAM_.*",
+    "OSSL_ASYM_CIPHER_PARAM_.*",
     "OSSL_[A-Z]+_NAME_.*",
     "OSSL_PKEY_RSA_.*",
     "OSSL_STORE_(INFO|SEARCH)_.*",
@@ -127,6 +128,7 @@ fn generate(version: &str, flags: &str) -> Result<String, String> {
     let builder = bindgen::Builder::default()
         .header(header.display().to_string())
         .clang_args(flags.split_whitespace())
+        .clang_args(["-idirafter".into(), compilers_headers()?])
         .disable_header_comment()
         .allowlist_type(TYPES)
         .allowlist_type(FUNCTION_TYPES)
@@ -169,6 +171,13 @@ fn format(source: &str) -> Result<String, String> {
         return Err(format!("rustfmt: {}", output.status));
     }
     String::from_utf8(output.stdout).map_err(|e| format!("rustfmt: {e}"))
+}
+
+/// Where the C compiler has its own headers, stddef.h among them: libclang's are in a package that it does not depend on.
+fn compilers_headers() -> Result<String, String> {
+    let output =
+        Command::new("cc").arg("-print-file-name=include").output().map_err(|e| format!("cc: {e}"))?;
+    String::from_utf8(output.stdout).map(|path| path.trim().to_owned()).map_err(|e| format!("cc: {e}"))
 }
 
 /// What pkg-config says about the libcrypto whose headers are installed.

@@ -1,0 +1,133 @@
+//! hsmkey as an OpenSSL engine: for OpenSSL 1.1.1, and for programs of 3.x that know engines only. The keys are those of the provider.
+
+mod control;
+mod key_id;
+mod load;
+mod reference;
+mod rsa;
+
+use std::ffi::CStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use zeroize::Zeroizing;
+
+use crate::config::Sha1;
+use crate::environment::Environment;
+use crate::error::{Result, bail};
+use crate::key::{Key, Keys};
+use crate::mechanism::Mechanism;
+use crate::openssl::engine::{self, Control, Loaded, Padding, Prompt, Reference, Type, Value};
+use crate::public::PublicKey;
+use crate::spki::public_to_spki;
+
+use control::Settings;
+
+pub use control::CONTROLS;
+
+/// One engine. Nothing of it is shared with another one: there may be two libcryptos in the process.
+pub struct Engine {
+    environment: Arc<Environment>,
+    settings: Mutex<Settings>,
+    by_modulus: AtomicBool,
+}
+
+/// A private key that an RSA of the application's OpenSSL stands for.
+pub struct PrivateKey {
+    key: Key,
+    sha1: Sha1,
+}
+
+impl engine::Engine for Engine {
+    const ID: &'static CStr = c"hsmkey";
+    const NAME: &'static CStr = c"hsmkey: private keys in an HSM, through PKCS#11";
+    type Key = PrivateKey;
+
+    fn new() -> Self {
+        Self {
+            environment: Arc::new(Environment::of_process()),
+            settings: Mutex::default(),
+            by_modulus: AtomicBool::new(false),
+        }
+    }
+
+    fn controls() -> &'static [Control] {
+        control::all()
+    }
+
+    fn control(&self, position: usize, value: Value) -> Result<()> {
+        control::set(self, position, value)
+    }
+
+    fn private_key(&self, id: &str, prompt: &mut Prompt) -> Result<Loaded<PrivateKey>> {
+        let keys = self.keys();
+        let key = load::private_key(&keys, &key_id::parse(id)?, &mut ask(prompt))?;
+        let kind = match key.public() {
+            PublicKey::Rsa(_) => Type::Rsa,
+            PublicKey::Ec(_) => Type::Ec,
+            other @ PublicKey::Ed25519(_) => {
+                bail!(
+                    KeyUnsupported,
+                    "{} is an {} key, which engines have no method for",
+                    key.address(),
+                    other.type_name()
+                )
+            }
+        };
+        let spki = public_to_spki(key.public());
+        Ok(Loaded { kind, spki, key: Arc::new(PrivateKey { key, sha1: keys.sha1()? }) })
+    }
+
+    fn public_key(&self, id: &str, prompt: &mut Prompt) -> Result<Vec<u8>> {
+        let key = load::public_key(&self.keys(), &key_id::parse(id)?, &mut ask(prompt))?;
+        Ok(public_to_spki(&key))
+    }
+
+    fn certificate(&self, id: &str, prompt: &mut Prompt) -> Result<Vec<u8>> {
+        load::certificate(&self.keys(), &key_id::parse(id)?, &mut ask(prompt))
+    }
+
+    fn takes_every_rsa(&self) -> bool {
+        self.by_modulus() || self.settings().take_files()
+    }
+
+    fn by_modulus(&self) -> bool {
+        self.by_modulus.load(Ordering::Relaxed)
+    }
+
+    fn referenced(&self, reference: &Reference) -> Result<Option<Arc<PrivateKey>>> {
+        reference::find(self, reference)
+    }
+
+    fn sign(key: &PrivateKey, padding: Padding, input: &[u8], output: &mut [u8]) -> Result<usize> {
+        rsa::sign(key, padding, input, output)
+    }
+
+    fn decrypt(key: &PrivateKey, padding: Padding, input: &[u8], output: &mut [u8]) -> Result<usize> {
+        rsa::decrypt(key, padding, input, output)
+    }
+
+    fn sign_ecdsa(key: &PrivateKey, digest: &[u8], output: &mut [u8]) -> Result<usize> {
+        key.key.sign(&Mechanism::Ecdsa, digest, output)
+    }
+
+    fn derive(key: &PrivateKey, point: &[u8], size: usize) -> Result<Zeroizing<Vec<u8>>> {
+        key.key.derive(point, size)
+    }
+}
+
+impl Engine {
+    /// The keys as they are configured now. Keys that were loaded before stay as they were configured then.
+    fn keys(&self) -> Arc<Keys> {
+        self.settings().keys(&self.environment)
+    }
+
+    fn settings(&self) -> std::sync::MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Asks the application for the PIN.
+fn ask<'a>(prompt: &'a mut Prompt<'_>) -> impl FnMut() -> Result<Option<Zeroizing<Vec<u8>>>> + 'a {
+    || prompt.ask(c"PIN of the HSM: ")
+}

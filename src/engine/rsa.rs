@@ -1,0 +1,59 @@
+//! The private operations of an RSA key.
+
+use super::PrivateKey;
+use crate::config::Sha1;
+use crate::error::{Result, bail};
+use crate::mechanism::{self, Digest, HashKind, Mechanism};
+use crate::openssl::engine::Padding;
+
+/// Signs what OpenSSL has made of the digest: a DigestInfo, or a whole block (PSS, or whatever pads by itself).
+///
+/// # Errors
+/// `PaddingUnsupported`, `DataLength`, `DigestUnsupported` for SHA-1 where it is refused, and what is wrong with the key or the HSM.
+pub(super) fn sign(key: &PrivateKey, padding: Padding, input: &[u8], output: &mut [u8]) -> Result<usize> {
+    let padding = match padding {
+        Padding::Pkcs1 => mechanism::Padding::Pkcs1,
+        Padding::None => mechanism::Padding::None,
+        Padding::Oaep => bail!(PaddingUnsupported, "OAEP is not for signatures"),
+    };
+    if is_sha1(input) {
+        match key.sha1 {
+            Sha1::Allow => {}
+            Sha1::Warn => log::warn!("a signature over SHA-1"),
+            Sha1::Deny => bail!(DigestUnsupported, "hsmkey-sha1 = deny"),
+        }
+    }
+    let (mechanism, input) = mechanism::prepare(&padding, None, input, key.key.rsa()?.bits())?;
+    key.key.sign(&mechanism, &input, output)
+}
+
+/// Whether it is a DigestInfo of SHA-1.
+fn is_sha1(input: &[u8]) -> bool {
+    Digest::by_name("SHA1").is_some_and(|digest| {
+        debug_assert_eq!(digest.hash, HashKind::Sha1);
+        input.len() == digest.digest_info_prefix.len() + digest.size
+            && input.starts_with(digest.digest_info_prefix)
+    })
+}
+
+/// Decrypts.
+///
+/// # Errors
+/// `DataLength`, and what is wrong with the key, the data or the HSM.
+pub(super) fn decrypt(key: &PrivateKey, padding: Padding, input: &[u8], output: &mut [u8]) -> Result<usize> {
+    let size = key.key.rsa()?.size();
+    if input.len() > size {
+        bail!(DataLength, "{} octets do not fit into a key of {size}", input.len());
+    }
+    // OpenSSL strips leading zeros of nothing: a short input is a number all the same.
+    let mut block = vec![0; size - input.len()];
+    block.extend_from_slice(input);
+    let mechanism = match padding {
+        Padding::Pkcs1 => Mechanism::RsaPkcs,
+        Padding::None => Mechanism::RsaX509,
+        Padding::Oaep => {
+            Mechanism::RsaOaep { hash: HashKind::Sha1, mgf: HashKind::Sha1, label: Box::default() }
+        }
+    };
+    key.key.decrypt(&mechanism, &block, output)
+}
