@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::site::{Form, Site, every, nobody_crashed};
+use crate::site::{Form, Site, by_engine, every, nobody_crashed};
 use crate::support::{Program, Server, repository};
 
 /// A program with hsmkey. Ruby has a file of ours to read before it.
@@ -16,6 +16,11 @@ fn signs(site: &Site, interpreter: &str, program: &str) {
     site.hsm.token.write("document", "some octets");
     let program = site.configure(program, &[]);
     run(site, interpreter, &program).succeeds();
+    verified(site);
+}
+
+/// What a program wrote are signatures over `document`, and the HSM made them.
+fn verified(site: &Site) {
     for (digest, file) in [("-sha1", "sha1.sig"), ("-sha256", "sha256.sig")] {
         let verify = ["dgst", digest, "-verify", &site.files.public_file, "-signature", file, "document"];
         Program::stock_openssl(verify).current_dir(site.path("")).succeeds();
@@ -82,5 +87,17 @@ fn ruby_knows_private_keys_from_public_ones() {
         let arguments = [&["-r", first.to_str().expect("a path"), "-e", script][..], &files].concat();
         assert_eq!(site.program("ruby", &arguments).succeeds().text(), "1011");
         assert_eq!(site.hsm.recorder.counts().get("calls.C_Sign"), 0);
+    });
+}
+
+#[test]
+fn ruby_needs_nothing_else_with_the_engine() {
+    by_engine("Ruby", "ruby", |site| {
+        let private = "k = OpenSSL::PKey.read(File.read(ARGV[0])); exit 1 unless k.private? && k.n > 0";
+        site.program("ruby", &["-ropenssl", "-e", private, &site.key]).succeeds();
+        site.hsm.token.write("document", "some octets");
+        let program = site.configure("programs/sign.rb", &[]);
+        site.program("ruby", &[&program]).succeeds();
+        verified(site);
     });
 }

@@ -1,9 +1,9 @@
 //! Applications that ask for private numbers, which a provider's key can never give. That they fail is seen here, and how: with no
-//! crash and nothing written. docs/applications.md names the lines of theirs that ask.
+//! crash and nothing written. docs/applications.md names the lines of theirs that ask. With the engine they work.
 
 use std::fs;
 
-use crate::site::{Form, Site, none};
+use crate::site::{Form, Site, by_engine, none};
 use crate::support::Program;
 
 /// The command of docs/applications.md.
@@ -25,8 +25,13 @@ fn only_software(site: &Site, command: &str, input: &str) -> Program {
     let software = site.here(&command.replace("/etc/pki/server.key", &site.files.software_file));
     let words: Vec<&str> = software.split(' ').collect();
     Program::new(words[0], &words[1..]).current_dir(site.path("")).stdin(input).succeeds();
-    let hardware = site.here(command);
-    let words: Vec<&str> = hardware.split(' ').collect();
+    on_hsm(site, command, input)
+}
+
+/// Runs a command with hsmkey.
+fn on_hsm(site: &Site, command: &str, input: &str) -> Program {
+    let command = site.here(command);
+    let words: Vec<&str> = command.split(' ').collect();
     site.program(words[0], &words[1..]).stdin(input)
 }
 
@@ -49,11 +54,48 @@ fn xmlsec1_takes_a_key_of_a_provider_for_a_public_one() {
     });
 }
 
+/// The command on the key file without the comment before it: OpenDKIM takes a file for PEM only where it begins so.
+fn opendkim(site: &Site) -> String {
+    let file = fs::read_to_string(&site.key).expect("a key file");
+    let begin = file.find("-----BEGIN").expect("a PEM block");
+    let bare = site.hsm.token.write("bare.key", &file[begin..]);
+    OPENDKIM.replace("/etc/pki/server.key", &bare)
+}
+
+const MAIL: &str =
+    "From: a@example.com\r\nTo: b@example.com\r\nDate: Thu, 1 Jan 2026 00:00:00 +0000\r\n\r\nsome octets\r\n";
+
 #[test]
 fn opendkim_wants_a_legacy_rsa_object() {
     none("OpenDKIM", "opendkim-testmsg", Form::FILES, |site| {
-        let mail = "From: a@example.com\r\nTo: b@example.com\r\nDate: Thu, 1 Jan 2026 00:00:00 +0000\r\n\r\nsome octets\r\n";
-        only_software(site, OPENDKIM, mail).fails();
+        let software = OPENDKIM.replace("/etc/pki/server.key", &site.files.software_file);
+        only_software(site, &software, MAIL);
+        on_hsm(site, &opendkim(site), MAIL).fails();
         assert_eq!(site.hsm.recorder.counts().get("calls.C_Sign"), 0);
+    });
+}
+
+#[test]
+fn xmlsec1_signs_through_the_engine() {
+    by_engine("xmlsec1", "xmlsec1", |site| {
+        for method in [
+            "http://www.w3.org/2000/09/xmldsig#rsa-sha1",
+            "http://www.w3.org/2001/04/xmldsig-more#rsa-sha256",
+        ] {
+            site.hsm.token.write("template.xml", TEMPLATE.replace("METHOD", method));
+            only_software(site, XMLSEC1, "").succeeds();
+            let verify = ["--verify", "--trusted-pem", &site.certificate, "signed.xml"];
+            Program::new("xmlsec1", verify).current_dir(site.path("")).succeeds();
+        }
+        site.signed(2);
+    });
+}
+
+#[test]
+fn opendkim_signs_through_the_engine() {
+    by_engine("OpenDKIM", "opendkim-testmsg", |site| {
+        let signed = on_hsm(site, &opendkim(site), MAIL).succeeds();
+        assert!(signed.text().starts_with("DKIM-Signature:"), "{signed}");
+        site.signed(1);
     });
 }

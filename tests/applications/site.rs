@@ -9,7 +9,9 @@ use hsmkey::spki::spki_to_public;
 use hsmkey::uri::Uri;
 use openssl::ssl::SslVersion;
 
-use crate::support::{Handshakes, Hsm, Key, Program, Server, TlsClient, free_port, repository};
+use crate::support::{
+    Handshakes, Hsm, Key, Program, Recorder, Server, TlsClient, free_port, provider, repository,
+};
 use crate::table::{saw, skipped};
 
 /// A kind of key.
@@ -101,6 +103,25 @@ fn tried(application: &str, program: &str, forms: &[Form], kinds: &[Kind], cell:
     for form in Form::ALL.iter().filter(|form| !forms.contains(form)) {
         saw(application, form.column(), "");
     }
+}
+
+/// Tries an application with hsmkey as an engine and nothing but that, on a reference key file.
+pub fn by_engine(application: &str, program: &str, test: impl Fn(&Site)) {
+    if installed(program).is_none() {
+        return skipped(application, &format!("there is no {program}"));
+    }
+    let site = Site::new(&KINDS[0], Form::Reference);
+    let here = [
+        ("/usr/lib/x86_64-linux-gnu/ossl-modules/hsmkey.so", provider().display().to_string()),
+        ("/etc/hsmkey/pin", site.hsm.token.pin_file()),
+        // Where there is no CloudHSM, the module has to be named.
+        ("init = 0\n", format!("init = 0\npkcs11-module-path = {}\n", Recorder::module().display())),
+    ];
+    let here: Vec<(&str, &str)> = here.iter().map(|(from, to)| (*from, &to[..])).collect();
+    let text = site.configuration("engine.cnf", &here);
+    site.hsm.token.write("openssl.cnf", text);
+    test(&site);
+    saw(application, "engine", "yes");
 }
 
 /// The path of a program, which may be in a directory for administrators.
