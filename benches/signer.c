@@ -7,7 +7,7 @@
  *     signer program MODULE LABEL PIN FILE SIGNATURE     what `openssl dgst -sha256 -sign` does, without a provider
  *
  * KEY is a URI, the path of a key file, yardstick:PROVIDER:PUBLICKEY or engine:ENGINE:URI. WAY is `fresh` (a context for each signature), `reused`
- * (EVP_DigestSignInit_ex on the same one, without a key) or `prehashed` (EVP_PKEY_sign on one context). PIN is the path of a file.
+ * (EVP_DigestSignInit_ex on the same one, without a key), `oneshot` (so, and EVP_DigestSign) or `prehashed` (EVP_PKEY_sign on one context). PIN is the path of a file.
  */
 #define _GNU_SOURCE
 #define OPENSSL_SUPPRESS_DEPRECATED
@@ -157,15 +157,28 @@ static void fresh(void *unused)
     EVP_MD_CTX_free(context);
 }
 
+static void begun_anew(EVP_MD_CTX *context)
+{
+    if (EVP_DigestSignInit_ex(context, NULL, NULL, NULL, NULL, NULL, NULL) != 1)
+        fail("EVP_DigestSignInit_ex on a used context");
+}
+
 static void reused(void *of)
+{
+    Contexts *contexts = of;
+
+    begun_anew(contexts->context);
+    update_and_final(contexts->context);
+}
+
+/* As libssl does. OpenSSL 3.0 to 3.3 copy the context in EVP_DigestSignFinal, and not here. */
+static void oneshot(void *of)
 {
     Contexts *contexts = of;
     unsigned char signature[1024];
     size_t length = sizeof(signature);
 
-    if (EVP_DigestSignInit_ex(contexts->context, NULL, NULL, NULL, NULL, NULL, NULL) != 1)
-        fail("EVP_DigestSignInit_ex on a used context");
-    /* Not EVP_DigestSignFinal, for which OpenSSL 3.0 to 3.3 copy the context. */
+    begun_anew(contexts->context);
     if (EVP_DigestSign(contexts->context, signature, &length, message, sizeof(message)) != 1)
         fail("EVP_DigestSign");
 }
@@ -360,8 +373,17 @@ int main(int argc, char **argv)
     } else if (strcmp(what, "program") == 0 && argc == 7) {
         program(find(argv[2], argv[3], argv[4]), argv[5], argv[6]);
     } else if ((strcmp(what, "rate") == 0 && argc == 6) || (strcmp(what, "count") == 0 && argc == 5)) {
-        void (*once)(void *) = strcmp(argv[3], "fresh") == 0 ? fresh : strcmp(argv[3], "reused") == 0 ? reused : prehashed;
+        static const struct { const char *name; void (*once)(void *); } ways[] = {
+            { "fresh", fresh }, { "reused", reused }, { "oneshot", oneshot }, { "prehashed", prehashed },
+        };
+        void (*once)(void *) = NULL;
+        size_t i;
 
+        for (i = 0; i < sizeof(ways) / sizeof(ways[0]); i++)
+            if (strcmp(argv[3], ways[i].name) == 0)
+                once = ways[i].once;
+        if (once == NULL)
+            return 2;
         key = load(argv[2]);
         if (argc == 6)
             rate(once, contexts, atoi(argv[4]), atoi(argv[5]));

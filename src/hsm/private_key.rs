@@ -129,19 +129,22 @@ impl PrivateKey {
         ladder: &Ladder,
         seen: &mut search::Seen,
     ) -> Result<T, Trouble> {
-        let (binding, session) = loop {
+        let (binding, epoch, session) = loop {
             let (binding, epoch) = self.bound(ladder, seen)?;
             let slot = &binding.slot;
-            seen.instance = Some(binding.instance);
-            seen.login = binding.login.map(|epoch| (Arc::clone(slot), epoch));
-            seen.binding = Some(epoch);
             let limit = self.0.hsm.settings().max_sessions;
             let open = || slot.module().open_session(slot.id());
             let close = |session| slot.module().close_session(session);
-            let session = slot.pool.take(limit, ladder.deadline(), open, close)?;
+            let session = match slot.pool.take(limit, ladder.deadline(), open, close) {
+                Ok(session) => session,
+                Err(trouble) => {
+                    seen.relied_on(&binding, epoch);
+                    return Err(trouble);
+                }
+            };
             // Opening one takes its time, in which another thread may have met a loss: it would only be met again.
             if binding.stands() {
-                break (binding, session);
+                break (binding, epoch, session);
             }
             slot.pool.put(session);
         };
@@ -149,7 +152,10 @@ impl PrivateKey {
         let result = work(slot.module(), session, binding.handle);
         match &result {
             Ok(_) => slot.pool.put(session),
-            Err(trouble) => search::after_failure(slot, session, trouble, seen),
+            Err(trouble) => {
+                seen.relied_on(&binding, epoch);
+                search::after_failure(slot, session, trouble, seen);
+            }
         }
         result
     }

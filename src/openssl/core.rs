@@ -144,15 +144,24 @@ impl Core {
     /// Puts an error on the application's queue.
     pub fn raise(&self, error: &Error) {
         let Some(vset_error) = self.vset_error else { return };
-        let mut data = error.data();
+        let data = error.data();
+        // SAFETY: our own handle.
+        unsafe {
+            if let Some(new_error) = self.new_error {
+                new_error(self.handle);
+            }
+        }
+        if data.is_empty() {
+            // OpenSSL tries things that are bound to fail before every signature and throws the error away: that has to be cheap.
+            // SAFETY: our own handle; an empty text is none (raise.c).
+            return unsafe { hsmkey_raise(vset_error, self.handle, error.reason() as u32, c"".as_ptr()) };
+        }
+        let mut data = data;
         data.retain(|character| character != '\0');
         let text = CString::new(data).unwrap_or_default();
         // SAFETY: our own handle; the strings are NUL-terminated and copied by the core; `text` is handed on as an
         // argument of "%s", never as a format (raise.c).
         unsafe {
-            if let Some(new_error) = self.new_error {
-                new_error(self.handle);
-            }
             if let Some(set_error_debug) = self.set_error_debug {
                 set_error_debug(self.handle, c"hsmkey".as_ptr(), 0, c"".as_ptr());
             }

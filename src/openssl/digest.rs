@@ -11,6 +11,7 @@ use super::bindings as c;
 use super::core::Core;
 use super::host::Host;
 use crate::error::{Error, Reason, Result, bail};
+use crate::octets::Octets;
 
 /// libcrypto's types that are only ever pointed to.
 #[repr(C)]
@@ -102,15 +103,20 @@ impl Digests {
             Some(properties) => Error::new(Reason::DigestUnsupported, format!("{name} ({properties})")),
             None => Error::new(Reason::DigestUnsupported, name.to_owned()),
         };
-        let c_name = CString::new(name).map_err(|_| unsupported())?;
+        // OpenSSL's names of digests are shorter than this, and object identifiers are not much longer.
+        let mut c_name = [0_u8; 80];
+        if name.len() >= c_name.len() || name.contains('\0') {
+            return Err(unsupported());
+        }
+        c_name[..name.len()].copy_from_slice(name.as_bytes());
         let query = properties.map(CString::new).transpose().map_err(|_| unsupported())?;
         let query = query.as_ref().map_or(ptr::null(), |query| query.as_ptr());
         // SAFETY: a live context and NUL-terminated strings that OpenSSL copies.
-        let md = core.shielded(|| unsafe {
-            (library.functions.fetch)(library.context.as_ptr(), c_name.as_ptr(), query)
-        });
+        let md =
+            unsafe { (library.functions.fetch)(library.context.as_ptr(), c_name.as_ptr().cast(), query) };
         match NonNull::new(md) {
             Some(md) => Ok(Digest { library, md }),
+            // What OpenSSL says of it stands on the queue, before what is said here.
             None => Err(unsupported()),
         }
     }
@@ -163,12 +169,20 @@ impl Digest {
     /// # Errors
     /// `HostUnusable`.
     pub fn start(&self) -> Result<Hash> {
-        let hash = Hash::allocate(&self.library)?;
+        let mut hash = Hash::allocate(&self.library)?;
+        self.restart(&mut hash)?;
+        Ok(hash)
+    }
+
+    /// Begins anew in the place of another hash. Where that was one of this digest, nothing is allocated.
+    ///
+    /// # Errors
+    /// `HostUnusable`.
+    pub fn restart(&self, hash: &mut Hash) -> Result<()> {
         // SAFETY: a live context and a live EVP_MD; no engine.
         let ok =
             unsafe { (self.library.functions.init)(hash.ctx.as_ptr(), self.md.as_ptr(), ptr::null_mut()) };
-        succeeded(ok, "EVP_DigestInit_ex")?;
-        Ok(hash)
+        succeeded(ok, "EVP_DigestInit_ex")
     }
 }
 
@@ -186,6 +200,9 @@ impl Drop for Digest {
         unsafe { (self.library.functions.free)(self.md.as_ptr()) };
     }
 }
+
+/// What a digest makes of its input.
+pub type Value = Octets<{ c::EVP_MAX_MD_SIZE }>;
 
 /// A hash in the making.
 pub struct Hash {
@@ -216,12 +233,12 @@ impl Hash {
         succeeded(ok, "EVP_DigestUpdate")
     }
 
-    /// The value.
+    /// The value. Afterwards it has to be begun anew ([`Digest::restart`]).
     ///
     /// # Errors
     /// `HostUnusable`.
-    pub fn finish(self) -> Result<Vec<u8>> {
-        let mut value = vec![0; c::EVP_MAX_MD_SIZE];
+    pub fn finish(&mut self) -> Result<Value> {
+        let mut value = Value::zeros(c::EVP_MAX_MD_SIZE);
         let mut length: c_uint = 0;
         // SAFETY: a live context; EVP_MAX_MD_SIZE writable bytes, which is what EVP_DigestFinal_ex(3) asks for.
         let ok = unsafe {

@@ -59,7 +59,7 @@ fn mask(seed: &[u8], digest: &Digest, length: usize) -> Result<Vec<u8>> {
         let mut hash = digest.start()?;
         hash.update(seed)?;
         hash.update(&counter.to_be_bytes())?;
-        mask.extend(hash.finish()?);
+        mask.extend_from_slice(&hash.finish()?);
     }
     mask.truncate(length);
     Ok(mask)
