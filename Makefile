@@ -12,7 +12,7 @@ OPENSSLDIR ?= $(shell openssl version -d 2>/dev/null | sed -n 's/^OPENSSLDIR: "\
 SYSCONFDIR ?= /etc
 BUILT ?= target/release
 
-.PHONY: help build demo test soak fmt clippy install uninstall clean
+.PHONY: help build demo test soak bench fmt clippy install uninstall clean
 
 help: ## this list
 	@echo "hsmkey: OpenSSL signs with keys that live in an HSM"
@@ -35,6 +35,11 @@ test: ## every test (installs what they need)
 soak: ## the long versions of the reliability tests (half an hour)
 	@scripts/prerequisites test
 	@HSMKEY_SOAK=1 scripts/test --test reliability -- --test-threads 1 --nocapture
+
+bench: ## what hsmkey costs, against budgets: docs/performance.md (five minutes on a quiet machine)
+	@scripts/prerequisites test
+	$(CARGO) build --release --locked --lib --package hsmkey --package cloudhsm
+	@$(CARGO) bench --quiet --locked --bench performance
 
 fmt: ## formats the code
 	$(CARGO) fmt --all

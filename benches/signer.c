@@ -3,6 +3,7 @@
  *
  *     signer rate KEY WAY THREADS MS     signatures per second
  *     signer count KEY WAY COUNT         signs COUNT times; allocations of all and of hsmkey.so, and octets of heap gained
+ *     signer load KEY COUNT              loads it COUNT times
  *     signer raw MODULE LABEL PIN THREADS MS             signatures per second of C_SignInit and C_Sign alone
  *     signer program MODULE LABEL PIN FILE SIGNATURE     what `openssl dgst -sha256 -sign` does, without a provider
  *
@@ -30,7 +31,7 @@
 extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t), *__libc_memalign(size_t, size_t);
 
 static unsigned long allocations, ours;
-static char *first, *last; /* hsmkey.so's code */
+static char *first, *last; /* of hsmkey.so's code */
 
 static void *counted(void *memory, void *caller)
 {
@@ -370,6 +371,11 @@ int main(int argc, char **argv)
     if (strcmp(what, "raw") == 0 && argc == 7) {
         find(argv[2], argv[3], argv[4]);
         rate(raw, session, atoi(argv[5]), atoi(argv[6]));
+    } else if (strcmp(what, "load") == 0 && argc == 4) {
+        int i;
+
+        for (i = atoi(argv[3]); i > 0; i--)
+            EVP_PKEY_free(load(argv[2]));
     } else if (strcmp(what, "program") == 0 && argc == 7) {
         program(find(argv[2], argv[3], argv[4]), argv[5], argv[6]);
     } else if ((strcmp(what, "rate") == 0 && argc == 6) || (strcmp(what, "count") == 0 && argc == 5)) {

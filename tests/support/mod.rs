@@ -18,8 +18,8 @@ mod recorder;
 mod token;
 mod valgrind;
 
-pub use compile::c_program;
-pub use hsm::{Hsm, Key};
+pub use compile::{c_library, c_program};
+pub use hsm::{Hsm, Key, installed_configuration};
 pub use program::Program;
 pub use recorder::Recorder;
 pub use token::{Token, softhsm};
