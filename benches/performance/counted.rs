@@ -28,12 +28,12 @@ fn requests(table: &mut Table) {
         program.succeeds();
         hsm.recorder.counts().requests()
     };
-    let signer = |arguments: &[&str]| count(hsm.program(c_program("signer"), arguments));
+    let measure = |arguments: &[&str]| count(hsm.program(c_program("measure"), arguments));
     let sign =
         |name: &str| count(hsm.openssl(["dgst", "-sha256", "-sign", name, "-out", "signature", "document"]));
-    let load = |name: &str, times: &str| signer(&["load", name, times]);
+    let load = |name: &str, times: &str| measure(&["load", name, times]);
     let each =
-        (signer(&["count", &key.file, "fresh", "20"]) - signer(&["count", &key.file, "fresh", "10"])) / 10;
+        (measure(&["count", &key.file, "fresh", "20"]) - measure(&["count", &key.file, "fresh", "10"])) / 10;
     let process = (sign(&key.file), sign(&key.uri));
     let (file, first) = (load(&key.file, "1"), load(&key.uri, "1"));
     let again = load(&key.uri, "2") - first;
@@ -53,8 +53,8 @@ fn requests(table: &mut Table) {
 fn instructions(table: &mut Table, hsm: &Hsm, key: &Key, null: &str) {
     let yardstick = peers::yardstick(hsm, key, LABEL, null);
     for (way, budget) in [("fresh", 5.0), ("reused", 10.0), ("oneshot", 10.0)] {
-        let ours = |count: &str| hsm.program(c_program("signer"), ["count", &key.file, way, count]);
-        let theirs = |count: &str| yardstick.signer(hsm, "count", &[way, count]);
+        let ours = |count: &str| hsm.program(c_program("measure"), ["count", &key.file, way, count]);
+        let theirs = |count: &str| yardstick.measure(hsm, "count", &[way, count]);
         let (ours, theirs) = (each(hsm, ours), each(hsm, theirs));
         let percent = (ours / theirs - 1.0) * 100.0;
         let context = match way {
@@ -85,11 +85,11 @@ fn each(hsm: &Hsm, program: impl Fn(&str) -> Program) -> f64 {
 
 fn allocations(table: &mut Table, hsm: &Hsm, key: &Key) {
     let counted = |way: &str, times: &str| -> Vec<f64> {
-        let outcome = hsm.program(c_program("signer"), ["count", &key.file, way, times]).succeeds();
+        let outcome = hsm.program(c_program("measure"), ["count", &key.file, way, times]).succeeds();
         outcome.text().split_whitespace().map(|number| number.parse().expect("a number")).collect()
     };
     for (way, context) in [("oneshot", "EVP_DigestSign"), ("prehashed", "EVP_PKEY_sign")] {
-        let [all, ours, _] = counted(way, "1000")[..] else { panic!("signer prints three numbers") };
+        let [all, ours, _] = counted(way, "1000")[..] else { panic!("measure prints three numbers") };
         let figure = format!("allocations per signature by us, reused context, {context}");
         table.row(&figure, "0", &ours.to_string(), ours == 0.0, &format!("OpenSSL's own {}", all - ours));
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::support::{Hsm, Key, Program, c_library, c_program};
 
-/// One of them, as `benches/signer.c` is told of it.
+/// One of them, as `benches/measure.c` is told of it.
 pub struct Peer {
     pub name: &'static str,
     key: String,
@@ -12,10 +12,10 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// `signer` on this peer's way to a key. OpenSSL's configuration is the system's, unless the peer brings one.
-    pub fn signer(&self, hsm: &Hsm, command: &str, rest: &[&str]) -> Program {
+    /// `measure` on this peer's way to a key. OpenSSL's configuration is the system's, unless the peer brings one.
+    pub fn measure(&self, hsm: &Hsm, command: &str, rest: &[&str]) -> Program {
         let arguments = [&[command, &self.key], rest].concat();
-        let program = hsm.program(c_program("signer"), arguments).env_remove("OPENSSL_CONF");
+        let program = hsm.program(c_program("measure"), arguments).env_remove("OPENSSL_CONF");
         self.environment.iter().fold(program, |program, (name, value)| program.env(name, value))
     }
 }

@@ -34,7 +34,7 @@ fn sign(table: &mut Table) {
     let pin = hsm.token.pin_file();
     let raw = || {
         let arguments = ["program", module, LABEL, &pin, "document", "raw.sig"];
-        hsm.program(c_program("signer"), arguments)
+        hsm.program(c_program("measure"), arguments)
     };
     let with = |name: &str| hsm.openssl(["dgst", "-sha256", "-sign", name, "-out", "signature", "document"]);
     let [raw, file, uri] = alternately(25, [&raw, &|| with(&key.file), &|| with(&key.uri)]);

@@ -46,9 +46,9 @@ fn compare(hsm: &Hsm, key: &Key, module: &str, threads: u32) -> (f64, String) {
     let threads = threads.to_string();
     let raw = || {
         let arguments = ["raw", module, LABEL, &hsm.token.pin_file(), &threads, TIME];
-        rate(hsm.program(c_program("signer"), arguments).env_remove("OPENSSL_CONF"))
+        rate(hsm.program(c_program("measure"), arguments).env_remove("OPENSSL_CONF"))
     };
-    let ours = || rate(hsm.program(c_program("signer"), ["rate", &key.file, "fresh", &threads, TIME]));
+    let ours = || rate(hsm.program(c_program("measure"), ["rate", &key.file, "fresh", &threads, TIME]));
     let mut others: Vec<Peer> = vec![peers::yardstick(hsm, key, LABEL, module)];
     others.extend(peers::named(hsm, key, module));
     let mut ratios = vec![Vec::new(); 1 + others.len()];
@@ -56,7 +56,7 @@ fn compare(hsm: &Hsm, key: &Key, module: &str, threads: u32) -> (f64, String) {
         let limit = raw();
         ratios[0].push(ours() / limit);
         for (other, ratios) in others.iter().zip(&mut ratios[1..]) {
-            ratios.push(rate(other.signer(hsm, "rate", &["fresh", &threads, TIME])) / limit);
+            ratios.push(rate(other.measure(hsm, "rate", &["fresh", &threads, TIME])) / limit);
         }
     }
     let medians: Vec<f64> = ratios.into_iter().map(median).collect();
@@ -65,5 +65,5 @@ fn compare(hsm: &Hsm, key: &Key, module: &str, threads: u32) -> (f64, String) {
 }
 
 fn rate(program: Program) -> f64 {
-    program.succeeds().text().trim().parse().expect("signer prints a number")
+    program.succeeds().text().trim().parse().expect("measure prints a number")
 }

@@ -1,11 +1,11 @@
 /*
  * The program that is measured: signs over and over through libcrypto's interface, or through PKCS#11 without it.
  *
- *     signer rate KEY WAY THREADS MS     signatures per second
- *     signer count KEY WAY COUNT         signs COUNT times; allocations of all and of hsmkey.so, and octets of heap gained
- *     signer load KEY COUNT              loads it COUNT times
- *     signer raw MODULE LABEL PIN THREADS MS             signatures per second of C_SignInit and C_Sign alone
- *     signer program MODULE LABEL PIN FILE SIGNATURE     what `openssl dgst -sha256 -sign` does, without a provider
+ *     measure rate KEY WAY THREADS MS     signatures per second
+ *     measure count KEY WAY COUNT         signs COUNT times; allocations of all and of hsmkey.so, and octets of heap gained
+ *     measure load KEY COUNT              loads it COUNT times
+ *     measure raw MODULE LABEL PIN THREADS MS             signatures per second of C_SignInit and C_Sign alone
+ *     measure program MODULE LABEL PIN FILE SIGNATURE     what `openssl dgst -sha256 -sign` does, without a provider
  *
  * KEY is a URI, the path of a key file, yardstick:PROVIDER:PUBLICKEY or engine:ENGINE:URI. WAY is `fresh` (a context for each signature), `reused`
  * (EVP_DigestSignInit_ex on the same one, without a key), `oneshot` (so, and EVP_DigestSign) or `prehashed` (EVP_PKEY_sign on one context). PIN is the path of a file.
@@ -50,7 +50,7 @@ int posix_memalign(void **memory, size_t to, size_t size) { *memory = counted(__
 
 static void fail(const char *what)
 {
-    fprintf(stderr, "signer: %s\n", what);
+    fprintf(stderr, "measure: %s\n", what);
     ERR_print_errors_fp(stderr);
     exit(1);
 }
@@ -278,7 +278,7 @@ static const unsigned char prefix[] = { 0x30, 0x31, 0x30, 13, 6, 9, 0x60, 0x86, 
 static void check(CK_RV rv, const char *function)
 {
     if (rv != CKR_OK) {
-        fprintf(stderr, "signer: %s returned 0x%lx\n", function, rv);
+        fprintf(stderr, "measure: %s returned 0x%lx\n", function, rv);
         exit(1);
     }
 }
