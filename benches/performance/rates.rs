@@ -10,7 +10,7 @@ const TIME: &str = "500";
 const LABEL: &str = "bench";
 
 /// What stands behind all of them: no signature is calculated, so that only the latency and what is added to it are seen.
-const NULL: &str = "label = test\nsigner = null\nsigns_per_second = none\nlog = off\nread_only_sessions = on\nlatency = 0\n\
+const NULL: &str = "signer = null\nsigns_per_second = none\nlog = off\nread_only_sessions = on\nlatency = 0\n\
                     latency_find = 0\nlatency_login = 0";
 
 pub fn measure(table: &mut Table) {
