@@ -26,8 +26,7 @@ fn alternately<const N: usize>(rounds: usize, programs: [&dyn Fn() -> Program; N
 
 /// `openssl dgst -sign` against a program that makes the same 8 requests without a provider.
 fn sign(table: &mut Table) {
-    let hsm =
-        Hsm::cloudhsm_with("log = off\nlatency = 1ms\nlatency_find = 1ms\nlatency_login = 1ms");
+    let hsm = Hsm::cloudhsm_with("log = off\nlatency = 1ms\nlatency_find = 1ms\nlatency_login = 1ms");
     let key = hsm.import_rsa(2048, LABEL);
     hsm.token.write("document", "some octets");
     let module = Recorder::module().to_str().expect("an ASCII path");

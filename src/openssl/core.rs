@@ -30,8 +30,8 @@ pub trait HasCore {
 /// One provider context's connection to the libcrypto that loaded it.
 pub struct Core {
     handle: *const c::OSSL_CORE_HANDLE,
-    upcalls: *const c::OSSL_DISPATCH,
     get_params: c::OSSL_FUNC_core_get_params_fn,
+    get_libctx: c::OSSL_FUNC_core_get_libctx_fn,
     new_error: c::OSSL_FUNC_core_new_error_fn,
     set_error_debug: c::OSSL_FUNC_core_set_error_debug_fn,
     vset_error: Option<VsetError>,
@@ -41,8 +41,8 @@ pub struct Core {
     bio_gets: c::OSSL_FUNC_BIO_gets_fn,
 }
 
-// SAFETY: the handle and the table of upcalls belong to the core, which keeps them until teardown and lets any thread
-// use them (provider-base(7)); the other fields are function addresses.
+// SAFETY: the handle belongs to the core, which keeps it until teardown and lets any thread use it (provider-base(7)); the other fields
+// are function addresses.
 unsafe impl Send for Core {}
 // SAFETY: as for Send; nothing in here changes after construction.
 unsafe impl Sync for Core {}
@@ -55,8 +55,8 @@ impl Core {
     pub(super) unsafe fn new(handle: *const c::OSSL_CORE_HANDLE, upcalls: *const c::OSSL_DISPATCH) -> Self {
         let mut core = Self {
             handle,
-            upcalls,
             get_params: None,
+            get_libctx: None,
             new_error: None,
             set_error_debug: None,
             vset_error: None,
@@ -76,6 +76,7 @@ impl Core {
             unsafe {
                 match dispatch.function_id {
                     c::OSSL_FUNC_CORE_GET_PARAMS => core.get_params = dispatch::upcall(dispatch),
+                    c::OSSL_FUNC_CORE_GET_LIBCTX => core.get_libctx = dispatch::upcall(dispatch),
                     c::OSSL_FUNC_CORE_NEW_ERROR => core.new_error = dispatch::upcall(dispatch),
                     c::OSSL_FUNC_CORE_SET_ERROR_DEBUG => core.set_error_debug = dispatch::upcall(dispatch),
                     c::OSSL_FUNC_CORE_VSET_ERROR => core.vset_error = dispatch::upcall(dispatch),
@@ -136,9 +137,12 @@ impl Core {
         Host::of(address as *const c_void)
     }
 
-    /// The arguments of OSSL_LIB_CTX_new_child.
-    pub(super) fn origin(&self) -> (*const c::OSSL_CORE_HANDLE, *const c::OSSL_DISPATCH) {
-        (self.handle, self.upcalls)
+    /// The application's library context that the provider was loaded into, as the functions of [`Core::host`] take it: they are of the
+    /// libcrypto that gave it out. Null is the default one.
+    pub(super) fn library_context(&self) -> Result<*mut c_void> {
+        let Some(get_libctx) = self.get_libctx else { bail!(HostUnusable, "the core has no get_libctx") };
+        // SAFETY: our own handle.
+        Ok(unsafe { get_libctx(self.handle) }.cast())
     }
 
     /// Puts an error on the application's queue.

@@ -1,5 +1,9 @@
-//! Digests of the application's own OpenSSL, so that its FIPS and property choices hold: EVP of the host, through a child library
-//! context (OSSL_LIB_CTX_new_child(3)), which sees the providers that the application has loaded.
+//! Digests of the application's own OpenSSL, so that its FIPS and property choices hold: EVP of the host, in the library context that the
+//! provider was loaded into.
+//!
+//! OpenSSL warns of taking what core_get_libctx gives for an OSSL_LIB_CTX, since a provider may be linked to another libcrypto than the
+//! one that loads it. Here the functions are those of the very one that gave the context out (host.rs). A child context
+//! (OSSL_LIB_CTX_new_child(3)) would build all of the default provider's digests once more: a tenth of an `openssl dgst -sign` process.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::ptr::{self, NonNull};
@@ -36,8 +40,6 @@ macro_rules! host_functions {
 }
 
 host_functions! {
-    new_child = c"OSSL_LIB_CTX_new_child": unsafe extern "C" fn(*const c::OSSL_CORE_HANDLE, *const c::OSSL_DISPATCH) -> *mut LibraryContext;
-    free_context = c"OSSL_LIB_CTX_free": unsafe extern "C" fn(*mut LibraryContext);
     fetch = c"EVP_MD_fetch": unsafe extern "C" fn(*mut LibraryContext, *const c_char, *const c_char) -> *mut EvpMd;
     up_ref = c"EVP_MD_up_ref": unsafe extern "C" fn(*mut EvpMd) -> c_int;
     free = c"EVP_MD_free": unsafe extern "C" fn(*mut EvpMd);
@@ -58,7 +60,8 @@ pub struct Digests(OnceCell<Arc<Library>>);
 
 struct Library {
     functions: Functions,
-    context: NonNull<LibraryContext>,
+    /// Null is the default one.
+    context: *mut LibraryContext,
 }
 
 // SAFETY: a library context may be used from any thread (OSSL_LIB_CTX(3)); the functions are addresses.
@@ -68,28 +71,12 @@ unsafe impl Sync for Library {}
 
 impl Library {
     fn of(core: &Core) -> Result<Self> {
-        let functions = Functions::of(core.host()?)?;
-        let (handle, upcalls) = core.origin();
-        // SAFETY: the handle and the table that OSSL_provider_init was given, which live until teardown.
-        let context = unsafe { (functions.new_child)(handle, upcalls) };
-        match NonNull::new(context) {
-            Some(context) => Ok(Self { functions, context }),
-            None => bail!(HostUnusable, "OSSL_LIB_CTX_new_child failed"),
-        }
-    }
-}
-
-impl Drop for Library {
-    fn drop(&mut self) {
-        // SAFETY: ours, and freed once. What was fetched from it keeps this alive.
-        unsafe { (self.functions.free_context)(self.context.as_ptr()) };
+        Ok(Self { functions: Functions::of(core.host()?)?, context: core.library_context()?.cast() })
     }
 }
 
 impl Digests {
     fn library(&self, core: &Core) -> Result<Arc<Library>> {
-        // One and only one: OpenSSL 3.0 keeps the child contexts of a provider by the provider alone, and takes the wrong one down
-        // where there are two. Making it calls into no provider, so nobody comes back here meanwhile.
         self.0.get_or_try_init(|| Library::of(core).map(Arc::new)).cloned()
     }
 
@@ -111,9 +98,8 @@ impl Digests {
         c_name[..name.len()].copy_from_slice(name.as_bytes());
         let query = properties.map(CString::new).transpose().map_err(|_| unsupported())?;
         let query = query.as_ref().map_or(ptr::null(), |query| query.as_ptr());
-        // SAFETY: a live context and NUL-terminated strings that OpenSSL copies.
-        let md =
-            unsafe { (library.functions.fetch)(library.context.as_ptr(), c_name.as_ptr().cast(), query) };
+        // SAFETY: the application's context, which outlives its providers, and NUL-terminated strings that OpenSSL copies.
+        let md = unsafe { (library.functions.fetch)(library.context, c_name.as_ptr().cast(), query) };
         match NonNull::new(md) {
             Some(md) => Ok(Digest { library, md }),
             // What OpenSSL says of it stands on the queue, before what is said here.
@@ -158,8 +144,8 @@ impl Digest {
     pub fn random(&self, length: usize, strength: u32) -> Result<Vec<u8>> {
         let Library { functions, context } = &*self.library;
         let mut octets = vec![0; length];
-        // SAFETY: a live context and `length` writable octets.
-        let ok = unsafe { (functions.random)(context.as_ptr(), octets.as_mut_ptr(), length, strength) };
+        // SAFETY: the application's context, which outlives its providers, and `length` writable octets.
+        let ok = unsafe { (functions.random)(*context, octets.as_mut_ptr(), length, strength) };
         succeeded(ok, "RAND_bytes_ex")?;
         Ok(octets)
     }
