@@ -10,6 +10,7 @@ const LABEL: &str = "bench";
 
 pub fn measure(table: &mut Table) {
     requests(table);
+    lookup(table);
     let hsm = Hsm::new();
     let key = hsm.import_rsa(2048, LABEL);
     let null = c_library("null");
@@ -47,6 +48,25 @@ fn requests(table: &mut Table) {
     row("per key file load", 0, file);
     row("per URI load, first", 6, first);
     row("per URI load, again", 4, again);
+}
+
+/// The wanted key is one of very many.
+fn lookup(table: &mut Table) {
+    let sign = |others: usize| {
+        let hsm = Hsm::cloudhsm();
+        hsm.import_rsa(2048, "another");
+        hsm.token.multiply_private_keys(others);
+        let key = hsm.import_rsa(2048, LABEL);
+        hsm.token.write("document", "some octets");
+        let sign = ["dgst", "-sha256", "-sign", &key.uri, "-out", "signature", "document"];
+        hsm.recorder.reset();
+        hsm.openssl(sign).limit(Duration::from_secs(180)).succeeds();
+        hsm.recorder.counts().requests()
+    };
+    let (few, many) = (sign(10), sign(10_000));
+    let budget = "as among 10";
+    let measured = format!("{many}, and {few}");
+    table.row("HSM requests of a process with a key among 10,000", budget, &measured, many == few, "");
 }
 
 /// By callgrind, of a thousand signatures.

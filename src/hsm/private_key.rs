@@ -68,6 +68,34 @@ impl PrivateKey {
         self.0.query.public.as_ref()
     }
 
+    /// Makes it ready to sign: module, login, the key itself, and so many sessions. Once, without recovery.
+    ///
+    /// # Errors
+    /// What stood in the way.
+    pub fn warm(&self, sessions: usize) -> Result<()> {
+        let settings = self.0.hsm.settings();
+        let ladder = Ladder::new(settings.retry_time);
+        let (binding, _) = self.bound(&ladder, &mut search::Seen::default()).map_err(Trouble::error)?;
+        let slot = &binding.slot;
+        let open = || slot.module().open_session(slot.id());
+        let close = |session| slot.module().close_session(session);
+        let sessions = sessions.min(settings.max_sessions);
+        // All that are idle now, and as many more as are missing. At the token's limit nobody is waited for.
+        let taken = || slot.pool.take(settings.max_sessions, Instant::now(), open, close);
+        let mut warm = Vec::with_capacity(sessions);
+        let failed = loop {
+            if warm.len() == sessions {
+                break None;
+            }
+            match taken() {
+                Ok(session) => warm.push(session),
+                Err(trouble) => break Some(trouble),
+            }
+        };
+        warm.into_iter().for_each(|session| slot.pool.put(session));
+        failed.map_or(Ok(()), |trouble| Err(trouble.error()))
+    }
+
     /// Signs. `output` has room for the signature; the result says how much of it was written.
     ///
     /// What the HSM loses on the way is made good, as long as `hsmkey-retry-time` lasts.

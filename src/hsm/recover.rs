@@ -22,6 +22,16 @@ pub(super) enum Trouble {
     Unreachable { failed: Failed, ever: bool },
 }
 
+impl Trouble {
+    /// The error for whoever does not try again.
+    pub(super) fn error(self) -> Error {
+        match self {
+            Trouble::Permanent(error) => error,
+            Trouble::Call(failed) | Trouble::Unreachable { failed, .. } => failed.error(),
+        }
+    }
+}
+
 impl From<Failed> for Trouble {
     fn from(failed: Failed) -> Self {
         Trouble::Call(failed)

@@ -102,6 +102,25 @@ impl Token {
         }
     }
 
+    /// Copies each private key that is in the token, as SoftHSM2 keeps it: a file of its own name and an empty one beside it.
+    pub fn multiply_private_keys(&self, copies: usize) {
+        let tokens = fs::read_dir(self.path("tokens")).expect("the token directory");
+        let token = tokens.last().expect("a token").expect("it can be read").path();
+        let files: Vec<_> =
+            fs::read_dir(&token).expect("it can be read").map(|file| file.unwrap().path()).collect();
+        // A private key is the only thing that is so long.
+        let is_private_key = |file: &PathBuf| {
+            file.extension().is_some_and(|kind| kind == "object") && fs::metadata(file).unwrap().len() > 1500
+        };
+        for (number, file) in files.iter().filter(|file| is_private_key(file)).enumerate() {
+            for copy in 0..copies {
+                let name = format!("{number:08x}-0000-4000-8000-{copy:012x}");
+                fs::copy(file, token.join(format!("{name}.object"))).expect("a file in the token");
+                fs::write(token.join(format!("{name}.lock")), "").expect("a file in the token");
+            }
+        }
+    }
+
     /// SoftHSM2's command on this directory.
     pub fn softhsm2_util<const N: usize>(&self, arguments: [&str; N]) -> Program {
         Program::new("softhsm2-util", arguments).env("SOFTHSM2_CONF", self.softhsm2_conf())
