@@ -125,7 +125,7 @@ static void rate(void (*once)(void *), void *(*make)(void), int threads, int ms)
 static EVP_PKEY *key;
 static const unsigned char message[] = "a message of some length, as a handshake has";
 
-typedef struct { EVP_MD_CTX *context; EVP_PKEY_CTX *prehashed; } Contexts;
+typedef struct { EVP_MD_CTX *context; EVP_PKEY_CTX *prehashed; int begun; } Contexts;
 
 static void *contexts(void)
 {
@@ -186,12 +186,11 @@ static void oneshot(void *of)
 
 static void prehashed(void *of)
 {
-    static int begun;
     Contexts *contexts = of;
     unsigned char signature[1024], hash[32] = "the hash of a message";
     size_t length = sizeof(signature);
 
-    if (!begun++ && (EVP_PKEY_sign_init(contexts->prehashed) != 1 || EVP_PKEY_CTX_set_signature_md(contexts->prehashed, EVP_sha256()) != 1))
+    if (!contexts->begun++ && (EVP_PKEY_sign_init(contexts->prehashed) != 1 || EVP_PKEY_CTX_set_signature_md(contexts->prehashed, EVP_sha256()) != 1))
         fail("EVP_PKEY_sign_init");
     if (EVP_PKEY_sign(contexts->prehashed, signature, &length, hash, sizeof(hash)) != 1)
         fail("EVP_PKEY_sign");

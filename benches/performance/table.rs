@@ -35,3 +35,10 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     let middle = values.len() / 2;
     if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
 }
+
+/// The middle one of the smaller half.
+pub fn quartile(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.truncate(values.len().div_ceil(2));
+    median(values)
+}
