@@ -1,4 +1,4 @@
-//! What docs/ says of errors and return values is what the code has.
+//! What docs/ says of errors, return values and figures is what the code has.
 
 use std::fs;
 use std::path::Path;
@@ -36,5 +36,19 @@ fn every_return_value_that_is_repeated_has_a_name_of_the_standard() {
     let (meaning, _) = meaning.split_once("\n}").unwrap();
     for name in names {
         assert!(meaning.contains(name), "{name} is not repeated");
+    }
+}
+
+#[test]
+fn the_measured_run_missed_no_budget() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
+    let text = fs::read_to_string(page).unwrap();
+    let rows = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| figure"));
+    let rows: Vec<Vec<&str>> = rows.map(|line| line.split('|').map(str::trim).collect()).collect();
+    assert!(rows.len() > 20, "{} rows", rows.len());
+    for row in rows {
+        let [_, figure, budget, measured, verdict, ..] = row[..] else { panic!("{row:?}") };
+        assert!(!measured.is_empty(), "{figure}");
+        assert_eq!(verdict, if budget.is_empty() { "" } else { "met" }, "{figure}");
     }
 }

@@ -26,6 +26,8 @@ fn compiled(name: &str, options: &[&str]) -> PathBuf {
             .find(|source| source.exists())
             .unwrap_or_else(|| panic!("there is no {name}.c"));
         let program = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        // Another test run may be using the last one.
+        let fresh = program.with_extension(std::process::id().to_string());
         let mut packages = vec!["--cflags", "--libs", "libcrypto"];
         if source.starts_with(repository().join("benches")) {
             packages.push("p11-kit-1");
@@ -33,7 +35,8 @@ fn compiled(name: &str, options: &[&str]) -> PathBuf {
         let flags = Program::new("pkg-config", packages).succeeds();
         let fixed = ["-Wall", "-Wextra", "-Werror"].iter().chain(options).chain(&["-o"]).map(PathBuf::from);
         let flags = flags.text().split_whitespace().map(PathBuf::from);
-        Program::new("cc", fixed.chain([program.clone(), source]).chain(flags)).succeeds();
+        Program::new("cc", fixed.chain([fresh.clone(), source]).chain(flags)).succeeds();
+        std::fs::rename(fresh, &program).expect("our own file");
         program
     };
     compiled.entry(name.to_owned()).or_insert_with(compile).clone()
