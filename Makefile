@@ -14,7 +14,7 @@ OPENSSLDIR ?= $(shell openssl version -d 2>/dev/null | sed -n 's/^OPENSSLDIR: "\
 SYSCONFDIR ?= /etc
 BUILT ?= target/release
 
-.PHONY: help build demo test soak fmt clippy install uninstall clean
+.PHONY: help build demo test soak bench fmt clippy install uninstall clean
 
 help: ## this list
 	@echo "hsmkey: OpenSSL signs with keys that live in an HSM"
@@ -37,6 +37,11 @@ test: ## every test (installs what they need)
 soak: ## the long versions of the reliability tests (half an hour)
 	@scripts/prerequisites test
 	@HSMKEY_SOAK=1 scripts/test --test reliability --test hsm -- --test-threads 1 --nocapture
+
+bench: ## what hsmkey costs, against budgets: docs/performance.md (five minutes on a quiet machine)
+	@scripts/prerequisites test
+	$(CARGO) build --release --locked --lib --package hsmkey --package cloudhsm
+	@$(if $(filter 0,$(shell id -u)),nice -n -15 )env $(CARGO) bench --quiet --locked --bench performance
 
 fmt: ## formats the code
 	$(CARGO) fmt --all
