@@ -14,7 +14,7 @@ OPENSSLDIR ?= $(shell openssl version -d 2>/dev/null | sed -n 's/^OPENSSLDIR: "\
 SYSCONFDIR ?= /etc
 BUILT ?= target/release
 
-.PHONY: help build demo test soak applications fmt clippy install uninstall clean
+.PHONY: help build demo test soak applications bench fmt clippy install uninstall clean
 
 help: ## this list
 	@echo "hsmkey: OpenSSL signs with keys that live in an HSM"
@@ -44,6 +44,11 @@ applications: ## 300 requests and more to each application, and the table in doc
 	@scripts/prerequisites applications
 	@HSMKEY_APPLICATIONS=write HSMKEY_SOAK=1 scripts/test --test applications -- --skip the_table
 	@HSMKEY_APPLICATIONS=write $(CARGO) test --quiet --locked --test applications -- the_table
+
+bench: ## what hsmkey costs, against budgets: docs/performance.md (five minutes on a quiet machine)
+	@scripts/prerequisites test
+	$(CARGO) build --release --locked --lib --package hsmkey --package cloudhsm
+	@$(if $(filter 0,$(shell id -u)),nice -n -15 )env $(CARGO) bench --quiet --locked --bench performance
 
 fmt: ## formats the code
 	$(CARGO) fmt --all

@@ -38,6 +38,10 @@ pub struct Config {
     pub init_args: Option<CString>,
     /// The PIN or where it is, if a directive says so. [`PIN_VARIABLES`] come after it.
     pub pin: Option<PinSpec>,
+    /// When to load the module, log in and find a key.
+    pub load: LoadBehaviour,
+    /// How many sessions to open when a key is loaded early.
+    pub warm_sessions: usize,
     /// When to log in.
     pub login: LoginBehaviour,
     /// The token for URIs that name none, and the only one to log in to for them.
@@ -56,6 +60,16 @@ pub struct Config {
     pub runtime_directory: Option<PathBuf>,
     /// Who takes reference key files where OpenSSL knows providers.
     pub reference_files: ReferenceFiles,
+}
+
+/// `pkcs11-module-load-behavior`. In either case nothing is called before a key is loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoadBehaviour {
+    /// When a key is loaded.
+    Early,
+    /// When a key first signs. A key file is then loaded without the HSM.
+    #[default]
+    Lazy,
 }
 
 /// `pkcs11-module-login-behavior`: what to do for public objects. Private keys always need the login.
@@ -112,6 +126,8 @@ impl Default for Config {
             module: None,
             init_args: None,
             pin: None,
+            load: LoadBehaviour::default(),
+            warm_sessions: 1,
             login: LoginBehaviour::default(),
             token: None,
             max_sessions: 256,
@@ -249,6 +265,7 @@ mod tests {
             ("pkcs11-module-assume-fips", "true"),
             ("hsmkey-token", "pkcs11:token=hsm1"),
             ("hsmkey-max-sessions", "64"),
+            ("hsmkey-warm-sessions", "8"),
             ("hsmkey-retry-time", "0.5"),
             ("hsmkey-log", "file:/var/log/hsmkey.log"),
             ("hsmkey-allow-module-path", "yes"),
@@ -266,6 +283,8 @@ mod tests {
             module: Some("/usr/lib/softhsm/libsofthsm2.so".into()),
             init_args: Some(c"configDir=/etc/pki/token".into()),
             pin: Some(PinSpec::File("/etc/pki/pin.txt".into())),
+            load: LoadBehaviour::Early,
+            warm_sessions: 8,
             login: LoginBehaviour::Always,
             token: Some(token),
             max_sessions: 64,
@@ -314,6 +333,8 @@ mod tests {
             ("hsmkey-max-sessions", "0"),
             ("hsmkey-max-sessions", "-5"),
             ("hsmkey-max-sessions", "1000000"),
+            ("hsmkey-warm-sessions", "0"),
+            ("hsmkey-warm-sessions", "257"),
             ("hsmkey-retry-time", "-1"),
             ("hsmkey-retry-time", "1e99"),
             ("hsmkey-retry-time", "NaN"),

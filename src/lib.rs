@@ -15,7 +15,7 @@
 //! | [`hsm`] | PKCS#11; knows nothing of OpenSSL | `config`, `uri`, `mechanism`, `public`, `curve`, `secret` |
 //! | `openssl` | OpenSSL's C interface; knows nothing of PKCS#11 | `error` |
 //! | [`config`], [`environment`], [`uri`], [`keyfile`], [`mechanism`] | what users write, checked | the rest |
-//! | [`public`], [`curve`], [`spki`], [`certificate`], [`asn1`], [`secret`], [`logging`], [`error`] | small things that all may use | each other |
+//! | [`public`], [`curve`], [`spki`], [`certificate`], [`asn1`], [`octets`], [`secret`], [`logging`], [`error`] | small things that all may use | each other |
 
 pub mod asn1;
 pub mod certificate;
@@ -30,6 +30,7 @@ pub mod key;
 pub mod keyfile;
 pub mod logging;
 pub mod mechanism;
+pub mod octets;
 mod openssl;
 pub mod pin;
 mod provider;

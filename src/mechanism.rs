@@ -8,10 +8,14 @@ mod digest;
 mod ecdsa;
 
 use crate::error::{Result, bail};
+use crate::octets::Octets;
 
 pub use algorithm::{ED25519_ALGORITHM_ID, ecdsa_algorithm_id, pkcs1_algorithm_id, pss_algorithm_id};
 pub use digest::{Digest, HashKind, digest_info};
 pub use ecdsa::{ecdsa_input, ecdsa_signature, ecdsa_size};
+
+/// What the HSM is given: a DigestInfo or a digest, or a whole block.
+pub type Input = Octets<128>;
 
 /// What a token is asked to do with the input. It owns all it says, so that a request can outlive its caller.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -73,7 +77,7 @@ pub fn prepare(
     digest: Option<&'static Digest>,
     data: &[u8],
     modulus_bits: usize,
-) -> Result<(Mechanism, Vec<u8>)> {
+) -> Result<(Mechanism, Input)> {
     if let Some(digest) = digest {
         if data.len() != digest.size {
             bail!(DataLength, "{} has {} octets, not {}", digest.name(), digest.size, data.len());
@@ -82,7 +86,8 @@ pub fn prepare(
     let size = modulus_bits.div_ceil(8);
     match (padding, digest) {
         (Padding::Pkcs1, digest) => {
-            let input = digest.map_or_else(|| data.to_vec(), |digest| digest_info(digest, data));
+            let prefix = digest.map_or(&[][..], |digest| digest.digest_info_prefix);
+            let input = Input::of(prefix, data);
             // RFC 8017 section 9.2: eleven octets of padding at least.
             if input.len() + 11 > size {
                 bail!(DataLength, "{} octets do not fit into a key of {modulus_bits} bits", input.len());
@@ -98,13 +103,13 @@ pub fn prepare(
                 bail!(SaltLength, "{salt} octets do not fit into a key of {modulus_bits} bits");
             }
             let salt_length = *salt as u64;
-            Ok((Mechanism::RsaPss { hash: digest.hash, mgf: mgf1.hash, salt_length }, data.to_vec()))
+            Ok((Mechanism::RsaPss { hash: digest.hash, mgf: mgf1.hash, salt_length }, Input::of(data, &[])))
         }
         (Padding::None, Some(_)) => bail!(PaddingUnsupported, "a digest needs one"),
         (Padding::None, None) if data.len() != size => {
             bail!(DataLength, "without padding it takes {size} octets, not {}", data.len())
         }
-        (Padding::None, None) => Ok((Mechanism::RsaX509, data.to_vec())),
+        (Padding::None, None) => Ok((Mechanism::RsaX509, Input::of(data, &[]))),
     }
 }
 
@@ -177,25 +182,32 @@ mod tests {
         Digest::by_name(name).unwrap()
     }
 
-    fn reason<T: std::fmt::Debug>(result: Result<T>) -> Reason {
-        result.unwrap_err().reason()
+    fn reason<T>(result: Result<T>) -> Reason {
+        result.err().unwrap().reason()
+    }
+
+    fn prepared(
+        padding: &Padding,
+        digest: Option<&'static Digest>,
+        data: &[u8],
+        bits: usize,
+    ) -> (Mechanism, Vec<u8>) {
+        let (mechanism, input) = prepare(padding, digest, data, bits).unwrap();
+        (mechanism, input.to_vec())
     }
 
     #[test]
     fn each_padding_has_its_mechanism_and_input() {
-        let (mechanism, input) = prepare(&Padding::Pkcs1, Some(digest("SHA1")), &[7; 20], 2048).unwrap();
+        let (mechanism, input) = prepared(&Padding::Pkcs1, Some(digest("SHA1")), &[7; 20], 2048);
         assert_eq!((mechanism, input.len()), (Mechanism::RsaPkcs, 35));
-        let (mechanism, input) = prepare(&Padding::Pkcs1, Some(digest("MD5-SHA1")), &[7; 36], 2048).unwrap();
+        let (mechanism, input) = prepared(&Padding::Pkcs1, Some(digest("MD5-SHA1")), &[7; 36], 2048);
         assert_eq!((mechanism, input), (Mechanism::RsaPkcs, vec![7; 36]));
-        assert_eq!(prepare(&Padding::Pkcs1, None, &[], 2048).unwrap().1, []);
+        assert_eq!(prepared(&Padding::Pkcs1, None, &[], 2048).1, vec![]);
         let pss = Padding::Pss { mgf1: digest("SHA1"), salt: 5 };
-        let (mechanism, input) = prepare(&pss, Some(digest("SHA256")), &[7; 32], 2048).unwrap();
+        let (mechanism, input) = prepared(&pss, Some(digest("SHA256")), &[7; 32], 2048);
         let expected = Mechanism::RsaPss { hash: HashKind::Sha256, mgf: HashKind::Sha1, salt_length: 5 };
         assert_eq!((mechanism, input), (expected, vec![7; 32]));
-        assert_eq!(
-            prepare(&Padding::None, None, &[7; 129], 1025).unwrap(),
-            (Mechanism::RsaX509, vec![7; 129])
-        );
+        assert_eq!(prepared(&Padding::None, None, &[7; 129], 1025), (Mechanism::RsaX509, vec![7; 129]));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What docs/ says of errors and return values is what the code has.
+//! What docs/ says of errors, return values and figures is what the code has.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -53,4 +53,18 @@ fn every_control_of_the_engine_is_described() {
     described.sort_unstable();
     there.sort_unstable();
     assert_eq!(described, there);
+}
+
+#[test]
+fn the_measured_run_missed_no_budget() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
+    let text = fs::read_to_string(page).unwrap();
+    let rows = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| figure"));
+    let rows: Vec<Vec<&str>> = rows.map(|line| line.split('|').map(str::trim).collect()).collect();
+    assert!(rows.len() > 20, "{} rows", rows.len());
+    for row in rows {
+        let [_, figure, budget, measured, verdict, ..] = row[..] else { panic!("{row:?}") };
+        assert!(!measured.is_empty(), "{figure}");
+        assert_eq!(verdict, if budget.is_empty() { "" } else { "met" }, "{figure}");
+    }
 }

@@ -7,7 +7,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
-use super::{Config, Log, LoginBehaviour, PinSpec, ReferenceFiles, Sha1, Value, absolute, text};
+use super::{
+    Config, LoadBehaviour, Log, LoginBehaviour, PinSpec, ReferenceFiles, Sha1, Value, absolute, text,
+};
 use crate::error::{Error, Reason, Result, bail};
 use crate::uri::{TokenAttributes, Uri};
 
@@ -102,8 +104,12 @@ pub static DIRECTIVES: &[Directive] = &[
         name: "pkcs11-module-load-behavior",
         values: "early or lazy",
         default: "lazy",
-        summary: "Taken and not needed: the module is always loaded at first use.",
-        set: |directive, _, value| directive.choice(&value, &[("early", ()), ("lazy", ())]),
+        summary: "When to load the module, log in and find the key: early, with the key file, or lazy, when it first signs. Early is for servers that do not fork after they load their key.",
+        set: |directive, config, value| {
+            let choices = [("early", LoadBehaviour::Early), ("lazy", LoadBehaviour::Lazy)];
+            config.load = directive.choice(&value, &choices)?;
+            Ok(())
+        },
     },
     Directive {
         name: "pkcs11-module-login-behavior",
@@ -162,6 +168,16 @@ pub static DIRECTIVES: &[Directive] = &[
         set: |directive, config, value| {
             config.max_sessions = directive.number(&value)?;
             if (1..=65536).contains(&config.max_sessions) { Ok(()) } else { Err(directive.refuse()) }
+        },
+    },
+    Directive {
+        name: "hsmkey-warm-sessions",
+        values: "a number from 1 to 256",
+        default: "1",
+        summary: "How many sessions are open when a key was loaded early (pkcs11-module-load-behavior).",
+        set: |directive, config, value| {
+            config.warm_sessions = directive.number(&value)?;
+            if (1..=256).contains(&config.warm_sessions) { Ok(()) } else { Err(directive.refuse()) }
         },
     },
     Directive {

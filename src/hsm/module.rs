@@ -159,7 +159,7 @@ impl Module {
 
     /// The epoch in which the module is initialised in this process.
     pub(super) fn epoch(&self) -> Option<u64> {
-        self.state.get().initialised.peek().map(|(_, epoch)| epoch)
+        self.state.get().initialised.standing()
     }
 
     /// Initialises again with the next use, unless somebody has since this epoch.

@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use super::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, PoisonError};
 
 /// Something that is done once and may be lost again.
 pub(super) struct Shared<T> {
     state: Mutex<State<T>>,
     changed: Condvar,
+    /// The epoch of what is done, 0 where nothing is: changed with the state, read without its lock.
+    standing: AtomicU64,
 }
 
 struct State<T> {
@@ -23,7 +25,7 @@ struct State<T> {
 impl<T> Default for Shared<T> {
     fn default() -> Self {
         let state = State { done: None, running: None, begun: 0, epoch: 0 };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+        Self { state: Mutex::new(state), changed: Condvar::new(), standing: AtomicU64::new(0) }
     }
 }
 
@@ -90,17 +92,19 @@ impl<T: Clone> Shared<T> {
             if let Some(done) = &state.done {
                 return (done.clone(), state.epoch);
             }
-            state.done = Some(result.clone());
-            state.epoch += 1;
-            (result, state.epoch)
+            (result.clone(), self.stand(&mut state, result))
         }))
     }
 
     /// Says that it was done otherwise. The result is its epoch.
     pub(super) fn put(&self, done: T) -> u64 {
-        let mut state = self.lock();
+        self.stand(&mut self.lock(), done)
+    }
+
+    fn stand(&self, state: &mut State<T>, done: T) -> u64 {
         state.done = Some(done);
         state.epoch += 1;
+        self.standing.store(state.epoch, Ordering::Release);
         state.epoch
     }
 
@@ -110,11 +114,20 @@ impl<T: Clone> Shared<T> {
         state.done.clone().map(|done| (done, state.epoch))
     }
 
+    /// The epoch of what was done, if it was.
+    pub(super) fn standing(&self) -> Option<u64> {
+        match self.standing.load(Ordering::Acquire) {
+            0 => None,
+            epoch => Some(epoch),
+        }
+    }
+
     /// Forgets what was done in this epoch. What somebody else has done anew since stays.
     pub(super) fn lose(&self, epoch: u64) {
         let mut state = self.lock();
         if state.epoch == epoch && state.done.take().is_some() {
             state.epoch += 1;
+            self.standing.store(0, Ordering::Release);
         }
     }
 }
@@ -154,7 +167,9 @@ mod tests {
         let (value, second) = make(2).unwrap().unwrap();
         assert_eq!(value, 2);
         shared.lose(first);
-        assert_eq!(shared.peek(), Some((2, second)));
+        assert_eq!((shared.peek(), shared.standing()), (Some((2, second)), Some(second)));
+        shared.lose(second);
+        assert_eq!((shared.peek(), shared.standing()), (None, None));
     }
 
     #[test]

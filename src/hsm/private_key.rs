@@ -137,6 +137,34 @@ impl PrivateKey {
         self.0.query.public.as_ref()
     }
 
+    /// Makes it ready to sign: module, login, the key itself, and so many sessions. Once, without recovery.
+    ///
+    /// # Errors
+    /// What stood in the way.
+    pub fn warm(&self, sessions: usize) -> Result<()> {
+        let settings = self.0.hsm.settings();
+        let ladder = Ladder::new(settings.retry_time);
+        let (binding, _) = self.bound(&ladder, &mut search::Seen::default()).map_err(Trouble::error)?;
+        let slot = &binding.slot;
+        let open = || slot.module().open_session(slot.id());
+        let close = |session| slot.module().close_session(session);
+        let sessions = sessions.min(settings.max_sessions);
+        // All that are idle now, and as many more as are missing. At the token's limit nobody is waited for.
+        let taken = || slot.pool.take(settings.max_sessions, Instant::now(), open, close);
+        let mut warm = Vec::with_capacity(sessions);
+        let failed = loop {
+            if warm.len() == sessions {
+                break None;
+            }
+            match taken() {
+                Ok(session) => warm.push(session),
+                Err(trouble) => break Some(trouble),
+            }
+        };
+        warm.into_iter().for_each(|session| slot.pool.put(session));
+        failed.map_or(Ok(()), |trouble| Err(trouble.error()))
+    }
+
     /// Signs. `output` has room for the signature; the result says how much of it was written.
     ///
     /// What the HSM loses on the way is made good, as long as `hsmkey-retry-time` lasts.
@@ -242,19 +270,22 @@ impl PrivateKey {
         ladder: &Ladder,
         seen: &mut search::Seen,
     ) -> Result<T, Trouble> {
-        let (binding, session) = loop {
+        let (binding, epoch, session) = loop {
             let (binding, epoch) = self.bound(ladder, seen)?;
             let slot = &binding.slot;
-            seen.instance = Some(binding.instance);
-            seen.login = binding.login.map(|epoch| (Arc::clone(slot), epoch));
-            seen.binding = Some(epoch);
             let limit = self.0.hsm.settings().max_sessions;
             let open = || slot.module().open_session(slot.id());
             let close = |session| slot.module().close_session(session);
-            let session = slot.pool.take(limit, ladder.deadline(), open, close)?;
+            let session = match slot.pool.take(limit, ladder.deadline(), open, close) {
+                Ok(session) => session,
+                Err(trouble) => {
+                    seen.relied_on(&binding, epoch);
+                    return Err(trouble);
+                }
+            };
             // Opening one takes its time, in which another thread may have met a loss: it would only be met again.
             if binding.stands() {
-                break (binding, session);
+                break (binding, epoch, session);
             }
             slot.pool.put(session);
         };
@@ -262,7 +293,10 @@ impl PrivateKey {
         let result = work(slot.module(), session, &binding);
         match &result {
             Ok(_) => slot.pool.put(session),
-            Err(trouble) => search::after_failure(slot, session, trouble, seen),
+            Err(trouble) => {
+                seen.relied_on(&binding, epoch);
+                search::after_failure(slot, session, trouble, seen);
+            }
         }
         // That may have been before the call was made: then its result says nothing of this key. Only a thread that was held up for
         // as long as a login takes can meet it.

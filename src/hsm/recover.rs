@@ -27,6 +27,19 @@ pub(super) enum Trouble {
     Undecryptable(Failed),
 }
 
+impl Trouble {
+    /// The error for whoever does not try again.
+    pub(super) fn error(self) -> Error {
+        match self {
+            Trouble::Permanent(error) => error,
+            Trouble::Undecryptable(_) => Reason::Decryption.into(),
+            Trouble::Call(failed) | Trouble::Doubtful(failed) | Trouble::Unreachable { failed, .. } => {
+                failed.error()
+            }
+        }
+    }
+}
+
 impl From<Failed> for Trouble {
     fn from(failed: Failed) -> Self {
         Trouble::Call(failed)

@@ -35,6 +35,13 @@ impl Seen {
         self.login = login;
         failed.into()
     }
+
+    /// An attempt with a key that was found before, in an epoch of its binding, has failed.
+    pub(super) fn relied_on(&mut self, binding: &Binding, epoch: u64) {
+        self.instance = Some(binding.instance);
+        self.login = binding.login.map(|epoch| (Arc::clone(&binding.slot), epoch));
+        self.binding = Some(epoch);
+    }
 }
 
 /// Takes down what an attempt relied on, up to a rung; the next attempt builds it up again.

@@ -21,6 +21,8 @@ struct State {
     idle: Vec<CK_SESSION_HANDLE>,
     /// Idle and lent ones, and those that are being opened.
     open: usize,
+    /// Callers at the limit. Where there are none, giving a session back makes no system call.
+    waiting: usize,
     /// Those in which a call failed. They are closed when another one is open: with its last session a token logs out.
     failed: Vec<CK_SESSION_HANDLE>,
     /// The token would not open another one at this moment: nobody asks again for a while.
@@ -92,14 +94,21 @@ impl Pool {
                 return Err(exhausted(state.refused.map(|(failed, _)| failed), state.open, limit).into());
             }
             let wait = left.min(AGAIN);
+            state.waiting += 1;
             state = self.returned.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+            state.waiting -= 1;
         }
     }
 
     /// Takes a session back.
     pub(super) fn put(&self, session: CK_SESSION_HANDLE) {
-        self.lock().idle.push(session);
-        self.returned.notify_one();
+        let mut state = self.lock();
+        state.idle.push(session);
+        let wanted = state.waiting > 0;
+        drop(state);
+        if wanted {
+            self.returned.notify_one();
+        }
     }
 
     /// Lets go of a session after a call in it failed. Where it is not known any more, the idle ones are likely not to be either:

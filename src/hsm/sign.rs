@@ -12,7 +12,8 @@ use super::module::{Module, call};
 use super::recover::Trouble;
 use super::rv::{Failed, check};
 use crate::error::{Error, Reason};
-use crate::mechanism::{HashKind, Mechanism};
+use crate::mechanism::{HashKind, Input, Mechanism};
+use crate::octets::Octets;
 
 /// What a key is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,12 +24,13 @@ pub(super) enum Operation {
     Decrypt,
 }
 
-/// All that an operation needs: nothing is borrowed from the caller while the HSM works.
+/// All that an operation needs: nothing is borrowed from the caller while the HSM works. For keys up to 4096 bits it needs no memory
+/// from the allocator.
 pub(super) struct Request {
     operation: Operation,
     mechanism: Mechanism,
-    input: Vec<u8>,
-    output: Vec<u8>,
+    input: Input,
+    output: Octets<512>,
 }
 
 /// Where the parameters of a mechanism live as long as the module may read them.
@@ -41,7 +43,8 @@ struct Parameters {
 impl Request {
     /// A request about `input`, with room for `size` octets of output.
     pub(super) fn new(operation: Operation, mechanism: &Mechanism, input: &[u8], size: usize) -> Self {
-        Self { operation, mechanism: mechanism.clone(), input: input.to_vec(), output: vec![0; size] }
+        let (input, output) = (Input::of(input, &[]), Octets::zeros(size));
+        Self { operation, mechanism: mechanism.clone(), input, output }
     }
 
     /// Makes the two calls. The octets are what [`Request::output`] gives then, as many as the result says.

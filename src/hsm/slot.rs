@@ -64,7 +64,7 @@ impl Slot {
 
     /// Whether the user is logged in, and since when.
     pub(super) fn login_epoch(&self) -> Option<u64> {
-        self.login.peek().map(|(_, epoch)| epoch)
+        self.login.standing()
     }
 
     /// Logs in with the next use, unless somebody has since this epoch.

@@ -8,7 +8,7 @@ use once_cell::race::OnceBox;
 use zeroize::Zeroizing;
 
 use super::{Key, ambiguous};
-use crate::config::{Config, Sha1};
+use crate::config::{Config, LoadBehaviour, Sha1};
 use crate::environment::Environment;
 use crate::error::{Error, Reason, Result};
 use crate::hsm::{Authenticator, Hsm, NewKey, Object, ObjectClass, Query, Settings, Verifier};
@@ -70,15 +70,32 @@ impl Keys {
             query.public = Some(public.clone());
             // OpenSSL drops what a decoder says of a key file: so it is loaded, and says it when it is to sign.
             let private = self.reach(uri, ask).map(|(hsm, authenticator)| hsm.key(query, authenticator));
-            return Ok(Key::lazy(public.clone(), private, uri.address().to_string()));
+            let key = Key::lazy(public.clone(), private, uri.address().to_string());
+            self.warm(&key);
+            return Ok(key);
         }
         let (hsm, authenticator) = self.reach(uri, ask)?;
         let mut keys =
             hsm.list(&query, &authenticator)?.iter().map(Key::found).collect::<Result<Vec<_>>>()?;
         match keys.len() {
             0 => Err(Error::new(Reason::KeyNotFound, uri.address().to_string())),
-            1 => Ok(keys.remove(0).called(uri)),
+            1 => {
+                let key = keys.remove(0).called(uri);
+                self.warm(&key);
+                Ok(key)
+            }
             _ => Err(ambiguous(&keys)),
+        }
+    }
+
+    /// Does what the first signature would wait for, where it is to be done early. A server has to start without its HSM too: what fails
+    /// is told in the log, and tried again when the key signs.
+    fn warm(&self, key: &Key) {
+        let Ok(Config { load: LoadBehaviour::Early, warm_sessions, .. }) = &self.config else { return };
+        // What is wrong with the configuration is told when the key signs.
+        let Ok(private) = key.private() else { return };
+        if let Err(error) = private.warm(*warm_sessions) {
+            log::warn!("{} is not prepared yet: {error}", key.address());
         }
     }
 
@@ -108,7 +125,9 @@ impl Keys {
     /// # Errors
     /// `KeyUnsupported`.
     pub fn found(&self, object: &Object) -> Result<Key> {
-        Key::found(object)
+        let key = Key::found(object)?;
+        self.warm(&key);
+        Ok(key)
     }
 
     /// Makes a key pair in the token that a URI names, and gives its private half.

@@ -58,7 +58,12 @@ pub(super) enum Signature {
 impl Digest {
     /// The digest of one of OpenSSL's names, in any case.
     pub fn by_name(name: &str) -> Option<&'static Digest> {
-        DIGESTS.iter().find(|digest| digest.names.iter().any(|known| known.eq_ignore_ascii_case(name)))
+        DIGESTS.iter().find(|digest| digest.is_named(name))
+    }
+
+    /// Whether a name is one of its names, in any case.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.names.contains(&name) || self.names.iter().any(|known| known.eq_ignore_ascii_case(name))
     }
 
     /// The digest of a kind.

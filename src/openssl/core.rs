@@ -31,8 +31,8 @@ pub trait HasCore {
 /// One provider context's connection to the libcrypto that loaded it.
 pub struct Core {
     handle: *const c::OSSL_CORE_HANDLE,
-    upcalls: *const c::OSSL_DISPATCH,
     get_params: c::OSSL_FUNC_core_get_params_fn,
+    get_libctx: c::OSSL_FUNC_core_get_libctx_fn,
     new_error: c::OSSL_FUNC_core_new_error_fn,
     set_error_debug: c::OSSL_FUNC_core_set_error_debug_fn,
     vset_error: Option<VsetError>,
@@ -43,8 +43,8 @@ pub struct Core {
     bio_write_ex: c::OSSL_FUNC_BIO_write_ex_fn,
 }
 
-// SAFETY: the handle and the table of upcalls belong to the core, which keeps them until teardown and lets any thread
-// use them (provider-base(7)); the other fields are function addresses.
+// SAFETY: the handle belongs to the core, which keeps it until teardown and lets any thread use it (provider-base(7)); the other fields
+// are function addresses.
 unsafe impl Send for Core {}
 // SAFETY: as for Send; nothing in here changes after construction.
 unsafe impl Sync for Core {}
@@ -57,8 +57,8 @@ impl Core {
     pub(super) unsafe fn new(handle: *const c::OSSL_CORE_HANDLE, upcalls: *const c::OSSL_DISPATCH) -> Self {
         let mut core = Self {
             handle,
-            upcalls,
             get_params: None,
+            get_libctx: None,
             new_error: None,
             set_error_debug: None,
             vset_error: None,
@@ -79,6 +79,7 @@ impl Core {
             unsafe {
                 match dispatch.function_id {
                     c::OSSL_FUNC_CORE_GET_PARAMS => core.get_params = dispatch::upcall(dispatch),
+                    c::OSSL_FUNC_CORE_GET_LIBCTX => core.get_libctx = dispatch::upcall(dispatch),
                     c::OSSL_FUNC_CORE_NEW_ERROR => core.new_error = dispatch::upcall(dispatch),
                     c::OSSL_FUNC_CORE_SET_ERROR_DEBUG => core.set_error_debug = dispatch::upcall(dispatch),
                     c::OSSL_FUNC_CORE_VSET_ERROR => core.vset_error = dispatch::upcall(dispatch),
@@ -140,9 +141,12 @@ impl Core {
         Host::of(address as *const c_void)
     }
 
-    /// The arguments of OSSL_LIB_CTX_new_child.
-    pub(super) fn origin(&self) -> (*const c::OSSL_CORE_HANDLE, *const c::OSSL_DISPATCH) {
-        (self.handle, self.upcalls)
+    /// The application's library context that the provider was loaded into, as the functions of [`Core::host`] take it: they are of the
+    /// libcrypto that gave it out. Null is the default one.
+    pub(super) fn library_context(&self) -> Result<*mut c_void> {
+        let Some(get_libctx) = self.get_libctx else { bail!(HostUnusable, "the core has no get_libctx") };
+        // SAFETY: our own handle.
+        Ok(unsafe { get_libctx(self.handle) }.cast())
     }
 
     /// Runs `work`, then takes off the queue whatever it left there: a PKCS#11 module may use the same libcrypto.
@@ -168,14 +172,22 @@ impl Raise for Core {
     fn raise(&self, error: &Error) {
         let Some(vset_error) = self.vset_error else { return };
         let mut data = error.data();
+        // SAFETY: our own handle.
+        unsafe {
+            if let Some(new_error) = self.new_error {
+                new_error(self.handle);
+            }
+        }
+        if data.is_empty() {
+            // OpenSSL tries things that are bound to fail before every signature and throws the error away: that has to be cheap.
+            // SAFETY: our own handle; an empty text is none (raise.c).
+            return unsafe { hsmkey_raise(vset_error, self.handle, error.reason() as u32, c"".as_ptr()) };
+        }
         data.retain(|character| character != '\0');
         let text = CString::new(data).unwrap_or_default();
         // SAFETY: our own handle; the strings are NUL-terminated and copied by the core; `text` is handed on as an
         // argument of "%s", never as a format (raise.c).
         unsafe {
-            if let Some(new_error) = self.new_error {
-                new_error(self.handle);
-            }
             if let Some(set_error_debug) = self.set_error_debug {
                 set_error_debug(self.handle, c"hsmkey".as_ptr(), 0, c"".as_ptr());
             }

@@ -1,5 +1,9 @@
-//! Digests of the application's own OpenSSL, so that its FIPS and property choices hold: EVP of the host, through a child library
-//! context (OSSL_LIB_CTX_new_child(3)), which sees the providers that the application has loaded.
+//! Digests of the application's own OpenSSL, so that its FIPS and property choices hold: EVP of the host, in the library context that the
+//! provider was loaded into.
+//!
+//! OpenSSL warns of taking what core_get_libctx gives for an OSSL_LIB_CTX, since a provider may be linked to another libcrypto than the
+//! one that loads it. Here the functions are those of the very one that gave the context out (host.rs). A child context
+//! (OSSL_LIB_CTX_new_child(3)) would build all of the default provider's digests once more: a tenth of an `openssl dgst -sign` process.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::ptr::{self, NonNull};
@@ -12,6 +16,7 @@ use super::core::Core;
 use super::host::host_functions;
 use super::public_key;
 use crate::error::{Error, Reason, Result, bail};
+use crate::octets::Octets;
 
 /// libcrypto's types that are only ever pointed to.
 #[repr(C)]
@@ -22,8 +27,6 @@ struct EvpMd([u8; 0]);
 pub(super) struct EvpMdCtx([u8; 0]);
 
 host_functions! {
-    new_child = c"OSSL_LIB_CTX_new_child": unsafe extern "C" fn(*const c::OSSL_CORE_HANDLE, *const c::OSSL_DISPATCH) -> *mut LibraryContext;
-    free_context = c"OSSL_LIB_CTX_free": unsafe extern "C" fn(*mut LibraryContext);
     fetch = c"EVP_MD_fetch": unsafe extern "C" fn(*mut LibraryContext, *const c_char, *const c_char) -> *mut EvpMd;
     up_ref = c"EVP_MD_up_ref": unsafe extern "C" fn(*mut EvpMd) -> c_int;
     free = c"EVP_MD_free": unsafe extern "C" fn(*mut EvpMd);
@@ -46,7 +49,8 @@ pub(super) struct Library {
     functions: Functions,
     /// For those who verify.
     pub(super) public_keys: OnceCell<public_key::Functions>,
-    pub(super) context: NonNull<LibraryContext>,
+    /// Null is the default one.
+    pub(super) context: *mut LibraryContext,
 }
 
 // SAFETY: a library context may be used from any thread (OSSL_LIB_CTX(3)); the functions are addresses.
@@ -56,34 +60,22 @@ unsafe impl Sync for Library {}
 
 impl Library {
     fn of(core: &Core) -> Result<Self> {
-        let functions = Functions::of(core.host()?)?;
-        let (handle, upcalls) = core.origin();
-        // SAFETY: the handle and the table that OSSL_provider_init was given, which live until teardown.
-        let context = unsafe { (functions.new_child)(handle, upcalls) };
-        match NonNull::new(context) {
-            Some(context) => Ok(Self { functions, public_keys: OnceCell::new(), context }),
-            None => bail!(HostUnusable, "OSSL_LIB_CTX_new_child failed"),
-        }
-    }
-}
-
-impl Drop for Library {
-    fn drop(&mut self) {
-        // SAFETY: ours, and freed once. What was fetched from it keeps this alive.
-        unsafe { (self.functions.free_context)(self.context.as_ptr()) };
+        Ok(Self {
+            functions: Functions::of(core.host()?)?,
+            public_keys: OnceCell::new(),
+            context: core.library_context()?.cast(),
+        })
     }
 }
 
 impl Digests {
     pub(super) fn library(&self, core: &Core) -> Result<Arc<Library>> {
-        // One and only one: OpenSSL 3.0 keeps the child contexts of a provider by the provider alone, and takes the wrong one down
-        // where there are two. Making it calls into no provider, so nobody comes back here meanwhile.
         self.0.get_or_try_init(|| Library::of(core).map(Arc::new)).cloned()
     }
 
     /// The child library context, for other functions of the host. It lives as long as this.
     pub(super) fn context(&self, core: &Core) -> Result<*mut c_void> {
-        Ok(self.library(core)?.context.as_ptr().cast())
+        Ok(self.library(core)?.context.cast())
     }
 
     /// A digest by one of OpenSSL's names, under a property query (property(7)).
@@ -96,15 +88,19 @@ impl Digests {
             Some(properties) => Error::new(Reason::DigestUnsupported, format!("{name} ({properties})")),
             None => Error::new(Reason::DigestUnsupported, name.to_owned()),
         };
-        let c_name = CString::new(name).map_err(|_| unsupported())?;
+        // OpenSSL's names of digests are shorter than this, and object identifiers are not much longer.
+        let mut c_name = [0_u8; 80];
+        if name.len() >= c_name.len() || name.contains('\0') {
+            return Err(unsupported());
+        }
+        c_name[..name.len()].copy_from_slice(name.as_bytes());
         let query = properties.map(CString::new).transpose().map_err(|_| unsupported())?;
         let query = query.as_ref().map_or(ptr::null(), |query| query.as_ptr());
-        // SAFETY: a live context and NUL-terminated strings that OpenSSL copies.
-        let md = core.shielded(|| unsafe {
-            (library.functions.fetch)(library.context.as_ptr(), c_name.as_ptr(), query)
-        });
+        // SAFETY: the application's context, which outlives its providers, and NUL-terminated strings that OpenSSL copies.
+        let md = unsafe { (library.functions.fetch)(library.context, c_name.as_ptr().cast(), query) };
         match NonNull::new(md) {
             Some(md) => Ok(Digest { library, md }),
+            // What OpenSSL says of it stands on the queue, before what is said here.
             None => Err(unsupported()),
         }
     }
@@ -146,8 +142,8 @@ impl Digest {
     pub fn random(&self, length: usize, strength: u32) -> Result<Vec<u8>> {
         let Library { functions, context, .. } = &*self.library;
         let mut octets = vec![0; length];
-        // SAFETY: a live context and `length` writable octets.
-        let ok = unsafe { (functions.random)(context.as_ptr(), octets.as_mut_ptr(), length, strength) };
+        // SAFETY: the application's context, which outlives its providers, and `length` writable octets.
+        let ok = unsafe { (functions.random)(*context, octets.as_mut_ptr(), length, strength) };
         succeeded(ok, "RAND_bytes_ex")?;
         Ok(octets)
     }
@@ -157,12 +153,20 @@ impl Digest {
     /// # Errors
     /// `HostUnusable`.
     pub fn start(&self) -> Result<Hash> {
-        let hash = Hash::allocate(&self.library)?;
+        let mut hash = Hash::allocate(&self.library)?;
+        self.restart(&mut hash)?;
+        Ok(hash)
+    }
+
+    /// Begins anew in the place of another hash. Where that was one of this digest, nothing is allocated.
+    ///
+    /// # Errors
+    /// `HostUnusable`.
+    pub fn restart(&self, hash: &mut Hash) -> Result<()> {
         // SAFETY: a live context and a live EVP_MD; no engine.
         let ok =
             unsafe { (self.library.functions.init)(hash.ctx.as_ptr(), self.md.as_ptr(), ptr::null_mut()) };
-        succeeded(ok, "EVP_DigestInit_ex")?;
-        Ok(hash)
+        succeeded(ok, "EVP_DigestInit_ex")
     }
 }
 
@@ -180,6 +184,9 @@ impl Drop for Digest {
         unsafe { (self.library.functions.free)(self.md.as_ptr()) };
     }
 }
+
+/// What a digest makes of its input.
+pub type Value = Octets<{ c::EVP_MAX_MD_SIZE }>;
 
 /// A hash in the making.
 pub struct Hash {
@@ -210,12 +217,12 @@ impl Hash {
         succeeded(ok, "EVP_DigestUpdate")
     }
 
-    /// The value.
+    /// The value. Afterwards it has to be begun anew ([`Digest::restart`]).
     ///
     /// # Errors
     /// `HostUnusable`.
-    pub fn finish(self) -> Result<Vec<u8>> {
-        let mut value = vec![0; c::EVP_MAX_MD_SIZE];
+    pub fn finish(&mut self) -> Result<Value> {
+        let mut value = Value::zeros(c::EVP_MAX_MD_SIZE);
         let mut length: c_uint = 0;
         // SAFETY: a live context; EVP_MAX_MD_SIZE writable bytes, which is what EVP_DigestFinal_ex(3) asks for.
         let ok = unsafe {

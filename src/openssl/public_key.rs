@@ -63,8 +63,7 @@ impl<'a> PublicKey<'a> {
         // SAFETY: a live library context, NUL-terminated strings that OpenSSL copies, parameters ended by their end mark that it only
         // reads, and a place for one pointer; the context is freed once, here.
         core.shielded(|| unsafe {
-            let context =
-                (functions.new_from_name)(library.context.as_ptr(), name.as_ptr(), properties.as_ptr());
+            let context = (functions.new_from_name)(library.context, name.as_ptr(), properties.as_ptr());
             if !context.is_null() && (functions.fromdata_init)(context) == 1 {
                 params.with_raw(|raw| {
                     (functions.fromdata)(context, &raw mut key, c::EVP_PKEY_PUBLIC_KEY, raw.cast_mut())
@@ -88,7 +87,7 @@ impl<'a> PublicKey<'a> {
     /// `HostUnusable` where the host cannot verify so with such a key.
     pub fn verify(&self, params: &ParamList, value: &[u8], signature: &[u8]) -> Result<bool> {
         let functions = self.functions()?;
-        let library = self.library.context.as_ptr();
+        let library = self.library.context;
         // SAFETY: a live library context and key; parameters ended by their end mark; as many readable octets as are said; the context is
         // freed once, here.
         let verified = self.core.shielded(|| unsafe {
@@ -111,7 +110,7 @@ impl<'a> PublicKey<'a> {
     /// `HostUnusable` where the host cannot verify with such a key.
     pub fn verify_message(&self, message: &[u8], signature: &[u8]) -> Result<bool> {
         let functions = self.functions()?;
-        let library = self.library.context.as_ptr();
+        let library = self.library.context;
         // SAFETY: a live library context and key; no digest and no parameters; as many readable octets as are said; the context is
         // freed once, here.
         let verified = self.core.shielded(|| unsafe {

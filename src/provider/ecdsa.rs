@@ -9,7 +9,7 @@ use crate::error::{Error, Reason, Result, bail};
 use crate::mechanism::{self, Digest, Mechanism};
 use crate::openssl::bindings as c;
 use crate::openssl::core::{Core, HasCore};
-use crate::openssl::digest::{Digest as HostDigest, Hash};
+use crate::openssl::digest::{Digest as HostDigest, Hash, Value};
 use crate::openssl::operation::signature::{Signature, Verify};
 use crate::openssl::params::{Descriptors, Params, Request, descriptors};
 
@@ -237,9 +237,9 @@ impl Ecdsa {
         }
     }
 
-    fn hashed(&mut self, verifying: bool) -> Result<Vec<u8>> {
+    fn hashed(&mut self, verifying: bool) -> Result<Value> {
         match std::mem::replace(&mut self.state, State::Idle) {
-            State::Hashing(hash) if self.verifying == verifying => hash.finish(),
+            State::Hashing(mut hash) if self.verifying == verifying => hash.finish(),
             _ => Err(Reason::NotInitialised.into()),
         }
     }

@@ -18,7 +18,7 @@ use subtle::{ConditionallySelectable, ConstantTimeGreater};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::error::Result;
-use crate::openssl::digest::Digest;
+use crate::openssl::digest::{Digest, Hash};
 
 use super::pss::mask;
 use super::unpad::PKCS1_OVERHEAD;
@@ -52,7 +52,7 @@ pub(super) fn block(sha256: &Digest, modulus: &[u8]) -> Result<Vec<u8>> {
 pub(super) fn secret(sha256: &Digest, s: &[u8]) -> Result<Secret> {
     let mut hash = sha256.start()?;
     hash.update(s)?;
-    Ok(Zeroizing::new(hash.finish()?))
+    value(&mut hash)
 }
 
 /// What a ciphertext of the length of the modulus decrypts to where its padding is bad: a block, and how many octets at its end are the
@@ -107,6 +107,12 @@ fn hmac(sha256: &Digest, key: &[u8], parts: &[&[u8]]) -> Result<Zeroizing<Vec<u8
     for part in parts {
         inner.update(part)?;
     }
-    outer.update(&Zeroizing::new(inner.finish()?))?;
-    Ok(Zeroizing::new(outer.finish()?))
+    outer.update(&value(&mut inner)?)?;
+    value(&mut outer)
+}
+
+/// The value of a hash over secrets.
+fn value(hash: &mut Hash) -> Result<Zeroizing<Vec<u8>>> {
+    let value = Zeroizing::new(hash.finish()?);
+    Ok(Zeroizing::new(value.to_vec()))
 }

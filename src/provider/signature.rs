@@ -12,7 +12,7 @@ use crate::error::{Error, Reason, Result, bail};
 use crate::mechanism::{self, Digest, HashKind, Mechanism, Padding};
 use crate::openssl::bindings as c;
 use crate::openssl::core::{Core, HasCore};
-use crate::openssl::digest::{Digest as HostDigest, Hash};
+use crate::openssl::digest::{Digest as HostDigest, Hash, Value};
 use crate::openssl::operation::signature;
 use crate::openssl::params::{Descriptors, Param, Params, Request, descriptors};
 
@@ -27,6 +27,8 @@ pub(super) struct Signature {
     /// A length or one of OpenSSL's negative numbers.
     salt: i32,
     state: State,
+    /// Begun where the state says so; else what is left of the last one, to be begun anew.
+    hash: Option<Hash>,
     /// What was begun: a digest that is too weak to sign is not too weak to be verified.
     verifying: bool,
 }
@@ -36,6 +38,8 @@ pub(super) struct Signature {
 struct Chosen {
     host: HostDigest,
     known: &'static Digest,
+    /// Whether it was fetched under the context's own property query.
+    own_query: bool,
 }
 
 /// OSSL_SIGNATURE_PARAM_PAD_MODE.
@@ -46,13 +50,14 @@ enum Mode {
     None,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Nothing was begun, or the signature was made.
     Idle,
     /// The input comes hashed.
     Prehashed,
     /// The input is hashed here.
-    Hashing(Hash),
+    Hashing,
 }
 
 /// OpenSSL's numbers and names of the paddings, <openssl/rsa.h> and <openssl/core_names.h>.
@@ -98,15 +103,15 @@ impl signature::Signature for Signature {
             mgf1: None,
             salt: provider.default_salt(),
             state: State::Idle,
+            hash: None,
             verifying: false,
         })
     }
 
     fn duplicate(&self) -> Result<Self> {
-        let state = match &self.state {
-            State::Idle => State::Idle,
-            State::Prehashed => State::Prehashed,
-            State::Hashing(hash) => State::Hashing(hash.duplicate()?),
+        let hash = match (&self.hash, self.state) {
+            (Some(hash), State::Hashing) => Some(hash.duplicate()?),
+            _ => None,
         };
         Ok(Self {
             provider: Arc::clone(&self.provider),
@@ -114,7 +119,7 @@ impl signature::Signature for Signature {
             key: self.key.clone(),
             digest: self.digest.clone(),
             mgf1: self.mgf1.clone(),
-            state,
+            hash,
             ..*self
         })
     }
@@ -147,8 +152,8 @@ impl signature::Signature for Signature {
     }
 
     fn update(&mut self, data: &[u8]) -> Result<()> {
-        match &mut self.state {
-            State::Hashing(hash) => hash.update(data),
+        match (&mut self.hash, self.state) {
+            (Some(hash), State::Hashing) => hash.update(data),
             _ => Err(Reason::NotInitialised.into()),
         }
     }
@@ -190,7 +195,7 @@ impl signature::Signature for Signature {
     }
 
     fn set_params(&mut self, params: &Params) -> Result<()> {
-        self.set(params, !matches!(self.state, State::Hashing(_)))
+        self.set(params, self.state != State::Hashing)
     }
 }
 
@@ -213,25 +218,39 @@ impl Signature {
     }
 
     fn begin_hashing(&mut self, digest: Option<&str>, params: &Params) -> Result<()> {
-        if let Some(name) = digest {
-            self.digest = Some(self.choose(name, self.properties.as_deref())?);
+        if let Some(name) = digest.filter(|name| !self.has_chosen(name)) {
+            self.digest = Some(self.choose(name, None)?);
         }
         self.set(params, true)?;
         let Some(digest) = &self.digest else { bail!(DigestMissing, "nothing says how to hash") };
-        self.state = State::Hashing(digest.host.start()?);
+        match &mut self.hash {
+            Some(hash) => digest.host.restart(hash)?,
+            None => self.hash = Some(digest.host.start()?),
+        }
+        self.state = State::Hashing;
         Ok(())
     }
 
-    fn hashed(&mut self, verifying: bool) -> Result<Vec<u8>> {
-        match std::mem::replace(&mut self.state, State::Idle) {
-            State::Hashing(hash) if self.verifying == verifying => hash.finish(),
+    fn hashed(&mut self, verifying: bool) -> Result<Value> {
+        match (&mut self.hash, std::mem::replace(&mut self.state, State::Idle)) {
+            (Some(hash), State::Hashing) if self.verifying == verifying => hash.finish(),
             _ => Err(Reason::NotInitialised.into()),
         }
     }
 
+    /// Whether a name is that of the digest that there is, fetched as it would be now. OpenSSL names it again with every signature of
+    /// a context.
+    fn has_chosen(&self, name: &str) -> bool {
+        self.digest.as_ref().is_some_and(|digest| {
+            let policy = digest.known.hash == HashKind::Sha1;
+            digest.own_query && !policy && digest.known.is_named(name)
+        })
+    }
+
+    /// The digest of a name, under another property query than the context's or that.
     fn choose(&self, name: &str, properties: Option<&str>) -> Result<Chosen> {
-        let host = self.provider.digest(name, properties)?;
-        let Some(known) = Digest::by_name(host.name()).or_else(|| Digest::by_name(name)) else {
+        let host = self.provider.digest(name, properties.or(self.properties.as_deref()))?;
+        let Some(known) = Digest::by_name(name).or_else(|| Digest::by_name(host.name())) else {
             bail!(DigestUnsupported, "PKCS#1 has no identifier for {}", host.name());
         };
         if known.size != host.size() {
@@ -240,14 +259,14 @@ impl Signature {
         if !self.verifying {
             self.provider.permit(Some(known))?;
         }
-        Ok(Chosen { host, known })
+        Ok(Chosen { host, known, own_query: properties.is_none() })
     }
 
     fn set(&mut self, params: &Params, digest_may_change: bool) -> Result<()> {
         let text = |name| params.get(name).map(|param| param.text()).transpose();
         if let Some(name) = text(c::OSSL_SIGNATURE_PARAM_DIGEST)?.filter(|name| !name.is_empty()) {
             let properties = text(c::OSSL_SIGNATURE_PARAM_PROPERTIES)?;
-            let chosen = self.choose(name, properties.or(self.properties.as_deref()))?;
+            let chosen = self.choose(name, properties)?;
             let same = self.digest.as_ref().is_some_and(|digest| digest.known.hash == chosen.known.hash);
             if !digest_may_change && !same {
                 bail!(InvalidArgument, "the digest cannot change while it hashes");
@@ -278,7 +297,7 @@ impl Signature {
         if let Some(name) = text(c::OSSL_SIGNATURE_PARAM_MGF1_DIGEST)?.filter(|name| !name.is_empty()) {
             self.needs_pss("an MGF1 digest")?;
             let properties = text(c::OSSL_SIGNATURE_PARAM_MGF1_PROPERTIES)?;
-            self.mgf1 = Some(self.choose(name, properties.or(self.properties.as_deref()))?);
+            self.mgf1 = Some(self.choose(name, properties)?);
         }
         Ok(())
     }
@@ -298,7 +317,11 @@ impl Signature {
 
     fn sign_value(&self, value: &[u8], signature: &mut [u8]) -> Result<usize> {
         let key = self.key()?;
-        let bits = key.rsa()?.bits();
+        let rsa = key.rsa()?;
+        let bits = rsa.bits();
+        // Applications bring buffers of any length, and a request has room for what it is told to have room for.
+        let room = rsa.size().min(signature.len());
+        let signature = &mut signature[..room];
         let digest = self.digest.as_ref().map(|digest| digest.known);
         let padding = match (self.mode, digest) {
             (Mode::Pkcs1, _) => Padding::Pkcs1,

@@ -20,8 +20,8 @@ mod server;
 mod token;
 mod valgrind;
 
-pub use compile::{c_program, compile};
-pub use hsm::{Hsm, Key};
+pub use compile::{c_library, c_program, compile};
+pub use hsm::{Hsm, Key, installed_configuration};
 pub use openssl::OpenSsl;
 pub use program::Program;
 pub use recorder::{Counts, Recorder};

@@ -113,6 +113,25 @@ impl Token {
         }
     }
 
+    /// Copies each private key that is in the token, as SoftHSM2 keeps it: a file of its own name and an empty one beside it.
+    pub fn multiply_private_keys(&self, copies: usize) {
+        let tokens = fs::read_dir(self.path("tokens")).expect("the token directory");
+        let token = tokens.last().expect("a token").expect("it can be read").path();
+        let files: Vec<_> =
+            fs::read_dir(&token).expect("it can be read").map(|file| file.unwrap().path()).collect();
+        // A private key is the only thing that is so long.
+        let is_private_key = |file: &PathBuf| {
+            file.extension().is_some_and(|kind| kind == "object") && fs::metadata(file).unwrap().len() > 1500
+        };
+        for (number, file) in files.iter().filter(|file| is_private_key(file)).enumerate() {
+            for copy in 0..copies {
+                let name = format!("{number:08x}-0000-4000-8000-{copy:012x}");
+                fs::copy(file, token.join(format!("{name}.object"))).expect("a file in the token");
+                fs::write(token.join(format!("{name}.lock")), "").expect("a file in the token");
+            }
+        }
+    }
+
     /// Puts a key pair into the token as AWS's CLI makes them: no id, and the public half's label is `<label>_pub`.
     pub fn import_like_aws(&self, key: &PKey<Private>, label: &str) {
         self.import_halves(key, label, &format!("{label}_pub"));

@@ -35,12 +35,13 @@ pub enum Count {
     busy,
     traps,
     length_queries,
+    octets_to_sign,
     forks_with_calls_in_flight,
     forked_child,
     calls_at_exit,
 }
 
-const GENERAL: [&str; 19] = [
+const GENERAL: [&str; 20] = [
     "calls",
     "requests",
     "requests_all_hsms",
@@ -57,6 +58,7 @@ const GENERAL: [&str; 19] = [
     "busy",
     "traps",
     "length_queries",
+    "octets_to_sign",
     "forks_with_calls_in_flight",
     "forked_child",
     "calls_at_exit",
@@ -125,6 +127,11 @@ impl Counters {
     /// One more of `count`.
     pub fn more(&self, count: Count) {
         add(self.general(count), 1);
+    }
+
+    /// So many more of `count`.
+    pub fn add(&self, count: Count, by: u64) {
+        add(self.general(count), by);
     }
 
     /// `count` is the highest value ever given.

@@ -84,6 +84,7 @@ pub unsafe fn sign(
     if !unsafe { room(call, &signing, out, out_length) }? {
         return Ok(());
     }
+    call.process.counters.add(Count::octets_to_sign, length);
     // Whatever comes now, the operation is over; SoftHSM2's too, if it gets that far.
     session.break_off();
     session.needs_login(call)?;
@@ -112,6 +113,7 @@ pub unsafe fn update(call: &Call, session: &Session, data: *mut CK_BYTE, length:
         session.break_off();
         return Err(call.process.settings.single_part_code);
     }
+    call.process.counters.add(Count::octets_to_sign, length);
     if !call.process.settings.null_signer {
         ask!(C_SignUpdate(session.inner(), data, length)).inspect_err(|_| session.break_off())?;
     }

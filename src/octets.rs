@@ -1,0 +1,82 @@
+//! Octets that are mostly few: up to `N` of them take no memory from the allocator.
+
+use std::ops::{Deref, DerefMut};
+
+use zeroize::Zeroize;
+
+/// A fixed number of octets.
+#[derive(Clone)]
+pub struct Octets<const N: usize> {
+    length: usize,
+    few: [u8; N],
+    many: Vec<u8>,
+}
+
+impl<const N: usize> Octets<N> {
+    /// So many zeros.
+    #[inline]
+    pub fn zeros(length: usize) -> Self {
+        let many = if length > N { vec![0; length] } else { Vec::new() };
+        Self { length, few: [0; N], many }
+    }
+
+    /// A copy of two parts, one after the other.
+    #[inline]
+    pub fn of(first: &[u8], second: &[u8]) -> Self {
+        let mut octets = Self::zeros(first.len() + second.len());
+        let (one, two) = octets.split_at_mut(first.len());
+        one.copy_from_slice(first);
+        two.copy_from_slice(second);
+        octets
+    }
+
+    /// The first of them only.
+    pub fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length);
+    }
+}
+
+/// For octets that are a secret.
+impl<const N: usize> Zeroize for Octets<N> {
+    fn zeroize(&mut self) {
+        self.few.zeroize();
+        self.many.zeroize();
+    }
+}
+
+impl<const N: usize> Deref for Octets<N> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        let octets = if self.many.is_empty() { &self.few[..] } else { &self.many };
+        &octets[..self.length]
+    }
+}
+
+impl<const N: usize> DerefMut for Octets<N> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let octets = if self.many.is_empty() { &mut self.few[..] } else { &mut self.many };
+        &mut octets[..self.length]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_and_many_are_the_same_octets() {
+        for length in [0, 1, 4, 5, 100] {
+            let whole: Vec<u8> = (0..length).collect();
+            let (one, other) = whole.split_at(whole.len() / 3);
+            let mut octets = Octets::<4>::of(one, other);
+            assert_eq!(*octets, whole[..]);
+            assert_eq!(octets.many.is_empty(), length <= 4);
+            octets.truncate(usize::from(length / 2));
+            assert_eq!(*octets, whole[..usize::from(length / 2)]);
+            assert_eq!(*Octets::<4>::zeros(length.into()), vec![0; length.into()]);
+        }
+    }
+}
