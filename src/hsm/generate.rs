@@ -125,35 +125,43 @@ fn once(visit: &Visit, key: &NewKey, seen: &mut Seen) -> Result<Object, Trouble>
 /// do is said, because SoftHSM2's default is that it may.
 fn templates(key: &NewKey) -> (CK_MECHANISM_TYPE, Template, Template) {
     let Usage { sign, decrypt, derive } = key.usage;
-    let named = |template: Template| {
-        template.octets(CKA_LABEL, key.label.as_bytes()).octets(CKA_ID, &key.id).boolean(CKA_TOKEN, true)
-    };
-    let mut public = named(Template::default())
-        .boolean(CKA_VERIFY, sign)
-        .boolean(CKA_ENCRYPT, decrypt)
-        .boolean(CKA_WRAP, false);
-    let mut private = named(Template::default())
-        .boolean(CKA_PRIVATE, true)
-        .boolean(CKA_SENSITIVE, true)
-        .boolean(CKA_EXTRACTABLE, key.extractable)
-        .boolean(CKA_SIGN, sign)
-        .boolean(CKA_DECRYPT, decrypt)
-        .boolean(CKA_UNWRAP, false);
+    // In place: rustc 1.95 puts a second template that is built by value into the freed memory of the first (seen in a release build).
+    let (mut public, mut private) = (Template::default(), Template::default());
+    for template in [&mut public, &mut private] {
+        template.add(CKA_LABEL, key.label.as_bytes());
+        template.add(CKA_ID, &key.id);
+        template.add_boolean(CKA_TOKEN, true);
+    }
+    for (attribute, value) in [(CKA_VERIFY, sign), (CKA_ENCRYPT, decrypt), (CKA_WRAP, false)] {
+        public.add_boolean(attribute, value);
+    }
+    for (attribute, value) in [
+        (CKA_PRIVATE, true),
+        (CKA_SENSITIVE, true),
+        (CKA_EXTRACTABLE, key.extractable),
+        (CKA_SIGN, sign),
+        (CKA_DECRYPT, decrypt),
+        (CKA_UNWRAP, false),
+    ] {
+        private.add_boolean(attribute, value);
+    }
     let mechanism = match &key.kind {
         NewKeyKind::Rsa { bits, exponent, pss_only } => {
-            public = public.number(CKA_MODULUS_BITS, *bits as CK_ULONG).octets(CKA_PUBLIC_EXPONENT, exponent);
+            public.add(CKA_MODULUS_BITS, &(*bits as CK_ULONG).to_ne_bytes());
+            public.add(CKA_PUBLIC_EXPONENT, exponent);
             if *pss_only {
-                private = private.numbers(CKA_ALLOWED_MECHANISMS, &object::PSS_MECHANISMS);
+                let mechanisms = object::PSS_MECHANISMS.map(CK_ULONG::to_ne_bytes);
+                private.add(CKA_ALLOWED_MECHANISMS, &mechanisms.concat());
             }
             CKM_RSA_PKCS_KEY_PAIR_GEN
         }
         NewKeyKind::Ec { params } => {
-            public = public.octets(CKA_EC_PARAMS, params);
-            private = private.boolean(CKA_DERIVE, derive);
+            public.add(CKA_EC_PARAMS, params);
+            private.add_boolean(CKA_DERIVE, derive);
             CKM_EC_KEY_PAIR_GEN
         }
         NewKeyKind::Ed25519 => {
-            public = public.octets(CKA_EC_PARAMS, ED25519_PARAMS);
+            public.add(CKA_EC_PARAMS, ED25519_PARAMS);
             CKM_EC_EDWARDS_KEY_PAIR_GEN
         }
     };

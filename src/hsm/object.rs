@@ -26,26 +26,30 @@ impl Template {
     }
 
     pub(super) fn number(mut self, attribute: CK_ATTRIBUTE_TYPE, value: CK_ULONG) -> Self {
-        self.0.push((attribute, value.to_ne_bytes().to_vec()));
+        self.add(attribute, &value.to_ne_bytes());
         self
     }
 
-    pub(super) fn boolean(self, attribute: CK_ATTRIBUTE_TYPE, value: bool) -> Self {
-        self.octets(attribute, &[if value { CK_TRUE } else { CK_FALSE }])
-    }
-
-    /// An array of numbers.
-    pub(super) fn numbers(self, attribute: CK_ATTRIBUTE_TYPE, values: &[CK_ULONG]) -> Self {
-        let octets: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
-        self.octets(attribute, &octets)
+    pub(super) fn boolean(mut self, attribute: CK_ATTRIBUTE_TYPE, value: bool) -> Self {
+        self.add_boolean(attribute, value);
+        self
     }
 
     /// An attribute's octets. An empty value is left out: CloudHSM takes none.
     pub(super) fn octets(mut self, attribute: CK_ATTRIBUTE_TYPE, value: &[u8]) -> Self {
+        self.add(attribute, value);
+        self
+    }
+
+    /// The same in place.
+    pub(super) fn add(&mut self, attribute: CK_ATTRIBUTE_TYPE, value: &[u8]) {
         if !value.is_empty() {
             self.0.push((attribute, value.to_vec()));
         }
-        self
+    }
+
+    pub(super) fn add_boolean(&mut self, attribute: CK_ATTRIBUTE_TYPE, value: bool) {
+        self.add(attribute, &[if value { CK_TRUE } else { CK_FALSE }]);
     }
 
     /// The attributes in PKCS#11's form, pointing into the template.
