@@ -251,9 +251,6 @@ impl Request<'_> {
     /// `BufferTooSmall`.
     pub fn text(&mut self, key: &CStr, value: &CStr) -> Result<()> {
         let Some(param) = self.locate(key) else { return Ok(()) };
-        if param.data_type == c::OSSL_PARAM_UTF8_PTR {
-            bail!(InvalidArgument, "a pointer to text of ours was asked for");
-        }
         fill(param, value.to_bytes(), value.to_bytes_with_nul())
     }
 
@@ -295,8 +292,10 @@ impl Request<'_> {
             Some(param) if param.data_type == c::OSSL_PARAM_OCTET_PTR => {
                 param.return_size = value.len();
                 if !param.data.is_null() {
+                    // Where there is nothing to point to, an application looks for null.
+                    let lent = if value.is_empty() { std::ptr::null() } else { value.as_ptr() };
                     // SAFETY: OSSL_PARAM_OCTET_PTR's data is a place for one pointer (OSSL_PARAM(3)).
-                    unsafe { param.data.cast::<*const c_void>().write_unaligned(value.as_ptr().cast()) };
+                    unsafe { param.data.cast::<*const c_void>().write_unaligned(lent.cast()) };
                 }
                 Ok(())
             }
@@ -373,6 +372,10 @@ impl Request<'_> {
 
 /// Writes `value` (for text: `with_end`, where its NUL fits as well) and says how long it is.
 fn fill(param: &mut c::OSSL_PARAM, value: &[u8], with_end: &[u8]) -> Result<()> {
+    // There the data is a place for one pointer, whatever size is said.
+    if matches!(param.data_type, c::OSSL_PARAM_UTF8_PTR | c::OSSL_PARAM_OCTET_PTR) {
+        bail!(InvalidArgument, "a pointer to something of ours was asked for");
+    }
     param.return_size = value.len();
     if param.data.is_null() {
         return Ok(());
@@ -381,7 +384,7 @@ fn fill(param: &mut c::OSSL_PARAM, value: &[u8], with_end: &[u8]) -> Result<()> 
         bail!(BufferTooSmall, "a parameter needs {} bytes, {} were given", value.len(), param.data_size);
     }
     let value = if with_end.len() <= param.data_size { with_end } else { value };
-    // SAFETY: data has data_size writable bytes by the contract of `Request::new`, and value is not longer.
+    // SAFETY: no pointer is asked for, so data has data_size writable bytes by the contract of `Request::new`; value is not longer.
     unsafe { std::ptr::copy_nonoverlapping(value.as_ptr(), param.data.cast::<u8>(), value.len()) };
     Ok(())
 }
@@ -451,7 +454,31 @@ impl ParamList {
 
 #[cfg(test)]
 mod tests {
-    use super::widened;
+    use super::{Request, c, widened};
+    use crate::error::Reason;
+
+    #[test]
+    fn an_answer_is_not_written_over_a_pointer() {
+        for data_type in [c::OSSL_PARAM_OCTET_PTR, c::OSSL_PARAM_UTF8_PTR] {
+            let mut place = [std::ptr::null::<u8>(); 2];
+            let mut params = [
+                c::OSSL_PARAM {
+                    key: c"pub".as_ptr(),
+                    data_type,
+                    data: place.as_mut_ptr().cast(),
+                    data_size: 65,
+                    return_size: 0,
+                },
+                super::END,
+            ];
+            // SAFETY: an array of ours ended by END; its data is a place for a pointer, as its type says.
+            let mut request = unsafe { Request::new(params.as_mut_ptr()) };
+            let refused = request.octets(c"pub", &[7; 65]).unwrap_err().reason();
+            assert_eq!(refused, Reason::InvalidArgument);
+            assert_eq!(request.number(c"pub", 7).unwrap_err().reason(), Reason::InvalidArgument);
+            assert!(place.iter().all(|pointer| pointer.is_null()));
+        }
+    }
 
     #[test]
     fn integers_of_every_size_are_read() {
