@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)]
 
+use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_micros(200);
 
 /// Watches fork(2) from now on.
-pub(super) fn watch() {
+pub(crate) fn watch() {
     static WATCHED: AtomicBool = AtomicBool::new(false);
     if !WATCHED.swap(true, Ordering::AcqRel) {
         // SAFETY: three functions that stay mapped (the library is linked with -z nodelete); they only touch atomics and sleep. Where
@@ -50,7 +51,7 @@ extern "C" fn child() {
 }
 
 /// How often this process image has become a child. What an older one knew is worth nothing.
-pub(super) fn generation() -> u64 {
+pub(crate) fn generation() -> u64 {
     GENERATION.load(Ordering::Acquire)
 }
 
@@ -76,6 +77,30 @@ pub(super) fn in_flight<T>(call: impl FnOnce() -> T) -> T {
         IN_FLIGHT.fetch_sub(1, Ordering::SeqCst);
     }
     result
+}
+
+/// Runs `work` with all signals blocked: a thread that is started there has them blocked for good.
+pub(crate) fn without_signals<T>(work: impl FnOnce() -> T) -> T {
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: two sets of ours; sigfillset writes the first, which pthread_sigmask reads, and pthread_sigmask writes the other.
+    let blocked = unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) == 0
+    };
+    let result = work();
+    if blocked {
+        // SAFETY: written above.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut()) };
+    }
+    result
+}
+
+/// Has a function called by exit(3), before what was registered earlier.
+pub(crate) fn at_exit(function: extern "C" fn()) {
+    // SAFETY: a function that stays mapped (the library is linked with -z nodelete). Where there is no memory for it nothing is lost but
+    // the care that it takes.
+    unsafe { libc::atexit(function) };
 }
 
 /// Numbers that a process shares with all children that it will have: they begin as 0. `None` where the system gives no memory.

@@ -16,6 +16,7 @@ use crate::pin::PinSource;
 use crate::public::PublicKey;
 use crate::secret::Pin;
 use crate::uri::{TokenAttributes, Uri};
+use crate::workers::Workers;
 
 /// Asks the user for a PIN; `None` where nobody answers.
 pub type Ask<'a> = dyn FnMut() -> Result<Option<Zeroizing<Vec<u8>>>> + 'a;
@@ -28,12 +29,21 @@ pub struct Keys {
     verifier: Option<Arc<dyn Verifier>>,
     /// What users were asked for, so that they are asked once for each token.
     entered: Mutex<HashMap<TokenAttributes, Arc<Pin>>>,
+    workers: Arc<Workers>,
 }
 
 impl Keys {
     /// The keys of a configuration, good or bad.
     pub fn new(config: Result<Config>, environment: Arc<Environment>) -> Self {
-        Self { config, environment, hsm: OnceBox::new(), verifier: None, entered: Mutex::default() }
+        let workers = config.as_ref().map_or(0, |config| config.async_workers);
+        Self {
+            config,
+            environment,
+            hsm: OnceBox::new(),
+            verifier: None,
+            entered: Mutex::default(),
+            workers: Arc::new(Workers::new(workers)),
+        }
     }
 
     /// The same keys, with somebody who verifies signatures: see [`Hsm::verified_by`].
@@ -41,6 +51,11 @@ impl Keys {
     pub fn verified_by(mut self, verifier: Arc<dyn Verifier>) -> Self {
         self.verifier = Some(verifier);
         self
+    }
+
+    /// Who works for asynchronous jobs.
+    pub fn workers(&self) -> &Arc<Workers> {
+        &self.workers
     }
 
     /// What is configured.

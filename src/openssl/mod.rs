@@ -14,6 +14,7 @@ mod dispatch;
 pub mod encryption;
 pub mod engine;
 mod host;
+mod job;
 pub mod later;
 pub mod operation;
 pub mod params;
