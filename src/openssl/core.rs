@@ -11,7 +11,7 @@ use super::bindings as c;
 use super::boundary::Raise;
 use super::dispatch;
 use super::host::Host;
-use super::job::Jobs;
+use super::job::{Jobs, Place};
 use crate::error::{Error, Reason, Result, bail};
 use crate::workers::Workers;
 
@@ -171,14 +171,16 @@ impl Core {
     }
 
     /// Has a worker do what `make` makes, where an asynchronous job is current: see [`Jobs::elsewhere`].
-    pub(super) fn elsewhere<R, W>(&self, make: impl FnOnce() -> Result<W>) -> Option<Result<R>>
+    pub(super) fn elsewhere<R, W>(&self, make: impl FnOnce() -> Result<W>) -> Place<R>
     where
         W: FnOnce() -> Result<R> + Send + 'static,
         R: Send + 'static,
     {
-        let workers = self.workers.as_ref()?;
         let jobs = self.jobs.get_or_init(|| Jobs::of(self.host()));
-        jobs.elsewhere(|| Ok(Some((Arc::clone(workers), make()?))))
+        jobs.elsewhere(|| match &self.workers {
+            Some(workers) => Ok(Some((Arc::clone(workers), make()?))),
+            None => Ok(None),
+        })
     }
 
     /// Runs `work`, then takes off the queue whatever it left there: a PKCS#11 module may use the same libcrypto.

@@ -11,7 +11,8 @@
 //!   no job is paused while one does.
 //! * It may resume it too early: the job pauses again.
 //! * It may fork: in the child the worker does not exist, and the job does its work itself.
-//! * A job has 32 KiB of stack, with OpenSSL's own frames. What is done elsewhere needs none of it.
+//! * A job has 32 KiB of stack, with OpenSSL's own frames. What a worker does needs none of it, and what the job has to do itself gets
+//!   another one.
 
 use std::ffi::{c_int, c_void};
 use std::io;
@@ -23,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::boundary;
 use super::host::{Host, host_functions};
+use super::stack::with_room;
 use crate::error::{Error, Reason, Result};
 use crate::workers::{self, Workers};
 
@@ -45,6 +47,26 @@ host_functions! {
 /// Its address is the key of what is ours in a wait context. It says nothing of whose libcrypto that is.
 static KEY: AtomicU8 = AtomicU8::new(0);
 
+/// Where work is done.
+pub(super) enum Place<R> {
+    /// A worker has done it.
+    Elsewhere(Result<R>),
+    /// The caller has to do it.
+    Here(Here),
+}
+
+/// That there is no worker.
+pub(super) struct Here {
+    in_a_job: bool,
+}
+
+impl Here {
+    /// Does it, where there is room for it.
+    pub(super) fn run<R>(self, work: impl FnOnce() -> R) -> R {
+        if self.in_a_job { with_room(work) } else { work() }
+    }
+}
+
 /// The jobs of one libcrypto; `None` where it knows of none.
 pub(super) struct Jobs(Option<Functions>);
 
@@ -53,23 +75,26 @@ impl Jobs {
         Self(host.and_then(Functions::of).ok())
     }
 
-    /// Has a worker do what `make` makes, and lets the application go on meanwhile. `None` where the caller has to do it himself: no job is
-    /// current, there is no worker, nothing was made, or the process is a child of the one that has the worker.
+    /// Has a worker do what `make` makes, and lets the application go on meanwhile. The caller has to do it himself where no job is current,
+    /// there is no worker, nothing was made, or the process is a child of the one that has the worker.
     ///
     /// `make` may be called and what it made be dropped. The caller holds nothing that he would have to give back.
     #[inline]
-    pub(super) fn elsewhere<R, W>(
-        &self,
-        make: impl FnOnce() -> Result<Option<(Arc<Workers>, W)>>,
-    ) -> Option<Result<R>>
+    pub(super) fn elsewhere<R, W>(&self, make: impl FnOnce() -> Result<Option<(Arc<Workers>, W)>>) -> Place<R>
     where
         W: FnOnce() -> Result<R> + Send + 'static,
         R: Send + 'static,
     {
-        let functions = self.0.as_ref()?;
+        let Some(functions) = &self.0 else { return Place::Here(Here { in_a_job: false }) };
         // SAFETY: no arguments.
         let job = unsafe { (functions.current)() };
-        if job.is_null() { None } else { functions.hand_over(job, make) }
+        if job.is_null() {
+            return Place::Here(Here { in_a_job: false });
+        }
+        match functions.hand_over(job, make) {
+            Some(result) => Place::Elsewhere(result),
+            None => Place::Here(Here { in_a_job: true }),
+        }
     }
 }
 
@@ -156,7 +181,10 @@ impl Functions {
                 return found.cast::<Waiting>().as_ref();
             }
             let waiting = Box::into_raw(Box::new(Waiting::new().ok()?));
-            let fd = { let waiting = &*waiting; waiting.event.0.as_raw_fd() };
+            let fd = {
+                let waiting = &*waiting;
+                waiting.event.0.as_raw_fd()
+            };
             if (self.set_wait_fd)(context, key, fd, waiting.cast(), Some(cleanup)) != 1 {
                 drop(Box::from_raw(waiting));
                 return None;

@@ -19,3 +19,4 @@ pub mod later;
 pub mod operation;
 pub mod params;
 pub mod public_key;
+mod stack;

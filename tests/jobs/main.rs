@@ -149,7 +149,10 @@ fn where_no_thread_may_be_started_a_job_signs_by_itself_and_the_log_says_so_once
         for operation in ["pkcs1", "pss", "decrypt"] {
             fs::write(&log, "").unwrap();
             let said = said(&openssl, &hsm, "forbidden", &rsa, operation, 5);
-            assert_eq!((number(&said, "right"), number(&said, "pauses"), number(&said, "threads")), (5, 0, 1));
+            assert_eq!(
+                (number(&said, "right"), number(&said, "pauses"), number(&said, "threads")),
+                (5, 0, 1)
+            );
             let told = fs::read_to_string(&log).unwrap();
             assert_eq!(told.matches("no thread can be started").count(), 1, "{told}");
             eprintln!("{} {operation}: {said}", openssl.version);
@@ -177,11 +180,11 @@ fn what_the_hsm_loses_is_made_good_while_the_jobs_are_paused() {
 #[test]
 fn the_whole_way_of_a_job_fits_on_its_stack() {
     // Without PSS in the token its block is made here; the HSM loses things on the way.
-    let hsm = Hsm::cloudhsm_with(&format!("{SLOW}\nmechanisms_hidden = 0x0d"));
+    let hsm = Hsm::cloudhsm_with(SLOW);
     configured(&hsm, &[]);
     let key = hsm.import_rsa(4096, "rsa");
     for openssl in OpenSsl::with_providers() {
-        hsm.recorder.control("device-error on=C_Sign every=3");
+        hsm.recorder.control("error on=C_SignInit code=0x70 once\ndevice-error on=C_Sign once");
         let said = said(&openssl, &hsm, "many", &key, "pss", 8);
         eprintln!("{} {said}", openssl.version);
         assert_eq!(number(&said, "right"), 16, "{said}");

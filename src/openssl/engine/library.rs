@@ -12,7 +12,7 @@ use once_cell::race::OnceBox;
 
 use super::super::boundary::Raise;
 use super::super::host::Host;
-use super::super::job::Jobs;
+use super::super::job::{Jobs, Place};
 use super::ec::Ec;
 use super::functions::{ErrorString, Errors, Functions};
 use super::rsa::Rsa;
@@ -90,8 +90,10 @@ impl Library {
             Ok(Some((workers, move || self.shielded(|| work(&key)))))
         };
         match self.jobs.elsewhere(apart) {
-            Some(result) => result.map(Some),
-            None => make()?.map(|(key, work)| self.shielded(|| work(&key))).transpose(),
+            Place::Elsewhere(result) => result.map(Some),
+            Place::Here(here) => {
+                here.run(|| make()?.map(|(key, work)| self.shielded(|| work(&key))).transpose())
+            }
         }
     }
 

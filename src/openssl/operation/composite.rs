@@ -142,9 +142,7 @@ unsafe extern "C" fn freectx<C: Composite>(context: *mut c_void) {
 
 unsafe extern "C" fn dupctx<C: Composite>(context: *mut c_void) -> *mut c_void {
     // SAFETY: null or a context of ours, used by one thread at a time.
-    unsafe {
-        boundary::on(context, |context: &Context<C::Signature>| context.duplicate().map(Box::new))
-    }
+    unsafe { boundary::on(context, |context: &Context<C::Signature>| context.duplicate().map(Box::new)) }
 }
 
 unsafe extern "C" fn sign_init<C: Composite>(

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use super::bindings as c;
 use super::boundary::{self, Output};
 use super::core::HasCore;
+use super::job::Place;
 use super::params::ParamList;
 use crate::error::{Result, bail};
 
@@ -190,13 +191,16 @@ impl<S: HasCore + Send + 'static> Step<S> {
                 let size = (self.size)(context)?;
                 Output::new(result.0, result.1, result.2)?.answer(size, |buffer| {
                     let input = boundary::input(input.0, input.1)?;
-                    let elsewhere = context.core().elsewhere(|| self.apart(context, input, size));
-                    let Some(done) = elsewhere else { return (self.work)(context, input, buffer) };
-                    let (copy, octets, result) = done?;
-                    *context = copy;
-                    let length = result?;
-                    buffer[..length].copy_from_slice(&octets[..length]);
-                    Ok(length)
+                    match context.core().elsewhere(|| self.apart(context, input, size)) {
+                        Place::Here(here) => here.run(|| (self.work)(context, input, buffer)),
+                        Place::Elsewhere(done) => {
+                            let (copy, octets, result) = done?;
+                            *context = copy;
+                            let length = result?;
+                            buffer[..length].copy_from_slice(&octets[..length]);
+                            Ok(length)
+                        }
+                    }
                 })
             })
         }
