@@ -6,7 +6,8 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::hsm::fork::{self, PerProcess};
@@ -48,7 +49,7 @@ struct State {
     tasks: VecDeque<Task>,
     threads: usize,
     idle: usize,
-    running: usize,
+    handles: Vec<JoinHandle<()>>,
     closed: bool,
     /// When the system would not start another thread.
     refused: Option<Instant>,
@@ -67,6 +68,7 @@ impl Workers {
             return false;
         }
         fork::watch();
+        fork::before_modules_end(leave);
         let pool = self.pool.get();
         let mut state = pool.lock();
         if state.closed {
@@ -76,7 +78,10 @@ impl Workers {
         if state.idle <= state.tasks.len() && state.threads < self.limit && !lately {
             // The lock is held so that nobody relies on a thread that does not start.
             match Pool::spawn(pool) {
-                Ok(()) => state.threads += 1,
+                Ok(handle) => {
+                    state.threads += 1;
+                    state.handles.push(handle);
+                }
                 Err(error) => {
                     state.refused = Some(Instant::now());
                     self.tell(&error);
@@ -102,27 +107,36 @@ impl Workers {
     }
 
     /// Ends the threads: what nobody has begun is not done any more, what is being done is waited for, but not for ever.
+    ///
+    /// At exit(3) they stay: a thread's end is OpenSSL's business too, which must not go on while OpenSSL itself ends.
     pub fn close(&self) {
         let pool = self.pool.get();
         let mut state = pool.lock();
         state.closed = true;
-        let tasks = std::mem::take(&mut state.tasks);
+        let (tasks, threads) = (std::mem::take(&mut state.tasks), std::mem::take(&mut state.handles));
         drop(state);
         drop(tasks);
+        if LEAVING.load(Ordering::Acquire) {
+            return;
+        }
         pool.wanted.notify_all();
         let until = Instant::now() + PATIENCE;
-        while pool.lock().running > 0 && Instant::now() < until {
-            std::thread::sleep(POLL);
+        let own = std::thread::current().id();
+        // A worker may have the last reference.
+        for thread in threads.into_iter().filter(|thread| thread.thread().id() != own) {
+            while !thread.is_finished() && Instant::now() < until {
+                std::thread::sleep(POLL);
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
         }
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        let pool = self.pool.get();
-        // Nobody waits here: it may be a worker that has the last reference.
-        pool.lock().closed = true;
-        pool.wanted.notify_all();
+        self.close();
     }
 }
 
@@ -131,10 +145,10 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn spawn(pool: &Arc<Self>) -> std::io::Result<()> {
+    fn spawn(pool: &Arc<Self>) -> std::io::Result<JoinHandle<()>> {
         let pool = Arc::clone(pool);
         let builder = std::thread::Builder::new().name("hsmkey".into());
-        fork::without_signals(|| builder.spawn(move || pool.work())).map(drop)
+        fork::without_signals(|| builder.spawn(move || pool.work()))
     }
 
     /// The life of a worker.
@@ -142,13 +156,10 @@ impl Pool {
         let mut state = self.lock();
         loop {
             if let Some(task) = state.tasks.pop_front() {
-                state.running += 1;
                 drop(state);
                 run(task);
                 state = self.lock();
-                state.running -= 1;
-            } else if state.closed {
-                state.threads -= 1;
+            } else if state.closed && !LEAVING.load(Ordering::Acquire) {
                 return;
             } else {
                 state.idle += 1;
@@ -160,20 +171,19 @@ impl Pool {
 }
 
 fn run(task: Task) {
-    let running = RUNNING.get();
-    running.fetch_add(1, Ordering::SeqCst);
-    if !LEAVING.load(Ordering::SeqCst) {
-        // Whoever gave the task out sees that there is no result.
-        let _ = catch_unwind(AssertUnwindSafe(task));
-    }
-    running.fetch_sub(1, Ordering::SeqCst);
-    // Now a PKCS#11 module that was not there before is, and exit(3) goes backwards: this comes before the module's own destructors,
-    // under which a call that is still inside would crash.
-    static WATCHED: Once = Once::new();
-    WATCHED.call_once(|| fork::at_exit(leave));
+    fork::at_work(|| {
+        let running = RUNNING.get();
+        running.fetch_add(1, Ordering::SeqCst);
+        if !LEAVING.load(Ordering::SeqCst) {
+            // Whoever gave the task out sees that there is no result.
+            let _ = catch_unwind(AssertUnwindSafe(task));
+        }
+        running.fetch_sub(1, Ordering::SeqCst);
+    });
 }
 
-extern "C" fn leave() {
+/// At exit(3), while PKCS#11 modules are there: under their destructors a call that is still inside would crash.
+fn leave() {
     LEAVING.store(true, Ordering::SeqCst);
     let until = Instant::now() + PATIENCE;
     while RUNNING.get().load(Ordering::SeqCst) > 0 && Instant::now() < until {

@@ -111,7 +111,7 @@ fn a_process_may_end_while_jobs_are_paused() {
     for hsm in [Hsm::new(), Hsm::cloudhsm_with(SLOW)] {
         configured(&hsm, &[]);
         let key = hsm.import_rsa(4096, "rsa");
-        for _ in 0..5 {
+        for _ in 0..20 {
             assert_eq!(said(&OpenSsl::system(), &hsm, "exit", &key, "pkcs1", 8), "paused 1");
         }
     }
@@ -122,10 +122,12 @@ fn there_are_as_many_workers_as_are_configured_and_none_without_jobs() {
     let hsm = Hsm::cloudhsm_with(SLOW);
     let key = hsm.import_rsa(2048, "rsa");
     let openssl = OpenSsl::system();
-    for (limit, threads) in [("0", 1), ("3", 4), ("1024", 9)] {
+    // A worker that is about to be idle is not waited for.
+    for (limit, threads) in [("0", 1..=1), ("3", 4..=4), ("1024", 9..=17)] {
         configured(&hsm, &[("hsmkey-async-workers", limit)]);
         let said = said(&openssl, &hsm, "many", &key, "pkcs1", 8);
-        assert_eq!((number(&said, "right"), number(&said, "threads")), (16, threads), "{said}");
+        assert_eq!(number(&said, "right"), 16, "{said}");
+        assert!(threads.contains(&number(&said, "threads")), "{said}");
         // With none each job takes its 20 ms.
         assert!(limit != "0" || number(&said, "ms") >= 160, "{said}");
     }
