@@ -278,6 +278,7 @@ int main(int argc, char **argv) {
         int open = left_open();
         printf("descriptors %d right %d\n", open, round_of(count));
     } else if (strcmp(scene, "exit") == 0) {
+        round_of(1);
         start(works, count);
         printf("paused %d\n", works[0]->state == ASYNC_PAUSE);
         return 0;
@@ -322,7 +323,6 @@ int main(int argc, char **argv) {
                 own += is_right(works[i]);
             }
             int fresh = round_of(count);
-            fprintf(stderr, "child: threads %d resumed %d fresh %d\n", before, own, fresh);
             _exit(before == 1 && own == count && fresh == count && threads() > 1 ? 0 : 1);
         }
         int status, right = finish(works, count);

@@ -211,3 +211,27 @@ fn dropped_jobs_leave_nothing_of_ours_behind() {
         assert_eq!(ours(&outcome.stderr), Vec::<String>::new());
     }
 }
+
+/// The engine of each OpenSSL that has them, on a reference file, or on what it stands for by a URI.
+#[test]
+fn jobs_of_the_engine_are_paused_and_may_be_dropped_too() {
+    for openssl in OpenSsl::with_engines() {
+        let hsm = Hsm::cloudhsm_with(SLOW);
+        hsm.configure_all_versions(&[("hsmkey-reference-files", "engine")]);
+        let key = hsm.import_rsa(2048, "rsa");
+        for operation in ["pkcs1", "pss", "decrypt"] {
+            eprintln!("{} {operation}", openssl.version);
+            let outcome = said(&openssl, &hsm, "many", &key, operation, JOBS);
+            assert_eq!(
+                (number(&outcome, "right"), number(&outcome, "descriptors")),
+                (2 * JOBS as u64, 0),
+                "{outcome}"
+            );
+            assert!(number(&outcome, "ms") < 320, "{outcome}");
+            eprintln!("{outcome}");
+            assert_eq!(said(&openssl, &hsm, "dropped", &key, operation, 8), "descriptors 0 right 8");
+            assert_eq!(said(&openssl, &hsm, "fork", &key, operation, 4), "parent 4 child 0");
+            assert_eq!(said(&openssl, &hsm, "early", &key, operation, 4), "early 1 right 4");
+        }
+    }
+}
