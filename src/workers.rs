@@ -224,7 +224,7 @@ mod tests {
                 sender.send(std::thread::current().id()).unwrap();
             })));
         }
-        (0..10).for_each(|_| drop(receiver.recv().unwrap()));
+        assert_eq!(receiver.iter().take(10).count(), 10);
         assert_eq!((workers.pool.get().lock().threads, most.load(Ordering::SeqCst)), (4, 4));
     }
 

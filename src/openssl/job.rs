@@ -10,6 +10,7 @@
 //!   boundary may be: catch_unwind keeps its state on the stack, the count of panics is raised and lowered by the thread that unwinds, and
 //!   no job is paused while one does.
 //! * It may resume it too early: the job pauses again.
+//! * It may believe that a job with a descriptor has paused: so it is told of one just before.
 //! * It may fork: in the child the worker does not exist, and the job does its work itself.
 //! * A job has 32 KiB of stack, with OpenSSL's own frames. What a worker does needs none of it, and what the job has to do itself gets
 //!   another one.
@@ -111,93 +112,139 @@ impl Functions {
     {
         let generation = workers::generation();
         let (waiting, work) = match self.begin(job, make) {
-            Ok(begun) => begun?,
+            Ok(Begun::Waiting(waiting, work)) => (waiting, work),
+            Ok(Begun::Done(result)) => return Some(result),
+            Ok(Begun::Not) => return None,
             Err(error) => return Some(Err(error)),
         };
         // From here on this frame only borrows.
-        let mut early = false;
-        while !work.is_done() {
+        loop {
+            // SAFETY: no arguments. Whatever thread comes back from it, this stack is as it was.
+            if unsafe { (self.pause)() } != 1 {
+                waiting.event.wait(100);
+            }
+            waiting.event.drain();
+            if work.is_done() {
+                break;
+            }
             if workers::generation() != generation {
                 waiting.forget(work);
                 return None;
             }
-            if early {
-                // An application that has forbidden to pause (ASYNC_block_pause(3)) must not make it a busy loop.
-                waiting.event.wait(1);
-            }
-            // SAFETY: no arguments. Whatever thread comes back from it, this stack is as it was.
-            if !work.is_done() && unsafe { (self.pause)() } != 1 {
-                waiting.event.wait(100);
-            }
-            early = true;
+            // An application that has forbidden to pause (ASYNC_block_pause(3)) must not make it a busy loop.
+            waiting.event.wait(1);
         }
-        waiting.event.drain();
         let result = work.take();
         waiting.forget(work);
         Some(result)
     }
 
-    /// Makes the work and gives it to a worker; `None` where there is none.
+    /// Makes the work and gives it to a worker.
     #[inline(never)]
     fn begin<'a, R, W>(
         &self,
         job: *mut AsyncJob,
         make: impl FnOnce() -> Result<Option<(Arc<Workers>, W)>>,
-    ) -> Result<Option<(&'a Waiting, &'a Work<R>)>>
+    ) -> Result<Begun<'a, R>>
     where
         W: FnOnce() -> Result<R> + Send + 'static,
         R: Send + 'static,
     {
-        let Some((workers, work)) = make()? else { return Ok(None) };
+        let Some((workers, work)) = make()? else { return Ok(Begun::Not) };
         // SAFETY: the current job, which is this thread's.
-        let Some(waiting) = (unsafe { self.waiting(job) }) else { return Ok(None) };
+        let context = unsafe { (self.wait_context)(job) };
+        if context.is_null() {
+            return Ok(Begun::Not);
+        }
+        // SAFETY: the current job's.
+        let (known, fresh) = match unsafe { self.known(context) } {
+            Some(known) => (Some(known), None),
+            None => (None, Waiting::new().ok()),
+        };
+        let Some(waiting) = known.or(fresh.as_deref()) else { return Ok(Begun::Not) };
         waiting.event.drain();
         let ours = Arc::new(Work { done: AtomicBool::new(false), result: Mutex::new(None) });
         let (theirs, event) = (Arc::clone(&ours), Arc::clone(&waiting.event));
         if !workers.start(Box::new(move || theirs.run(work, &event))) {
-            return Ok(None);
+            return Ok(Begun::Not);
         }
         let address = Arc::as_ptr(&ours);
-        waiting.keep(ours);
-        // SAFETY: it is kept until `forget`, or until the wait context goes, and then no job of it goes on.
-        Ok(Some((waiting, unsafe { &*address })))
-    }
-
-    /// What is ours in a job's wait context, made with the first use of it. `None` where the system gives no descriptor.
-    ///
-    /// # Safety
-    /// `job` is the current job. What is returned lives as long as its wait context, hence as long as the job runs.
-    unsafe fn waiting<'a>(&self, job: *mut AsyncJob) -> Option<&'a Waiting> {
-        let key = (&raw const KEY).cast::<c_void>();
-        let (mut fd, mut found) = (0, ptr::null_mut());
-        // SAFETY: a live job, whose wait context lives as long as it runs; places for a descriptor and a pointer.
-        unsafe {
-            let context = (self.wait_context)(job);
-            if context.is_null() {
-                return None;
-            }
-            if (self.get_fd)(context, key, &raw mut fd, &raw mut found) == 1 {
-                // SAFETY: what stands under our key was put there below, and is there until `cleanup`.
-                return found.cast::<Waiting>().as_ref();
-            }
-            let waiting = Box::into_raw(Box::new(Waiting::new().ok()?));
-            let fd = {
-                let waiting = &*waiting;
-                waiting.event.0.as_raw_fd()
-            };
-            if (self.set_wait_fd)(context, key, fd, waiting.cast(), Some(cleanup)) != 1 {
-                drop(Box::from_raw(waiting));
-                return None;
-            }
-            waiting.as_ref()
+        waiting.keep(Arc::clone(&ours) as Arc<dyn Send + Sync>);
+        let waiting = match fresh {
+            None => known,
+            // Nobody is told of a descriptor for nothing: HAProxy crashes on one that it has not had to wait for.
+            Some(_) if ours.is_done() => None,
+            // SAFETY: the current job's.
+            Some(fresh) => match unsafe { self.tell(context, fresh) } {
+                Ok(told) => Some(told),
+                Err(fresh) => {
+                    while !ours.is_done() {
+                        fresh.event.wait(100);
+                    }
+                    None
+                }
+            },
+        };
+        match waiting {
+            // SAFETY: it is kept until `forget`, or until the wait context goes, and then no job of it goes on.
+            Some(waiting) => Ok(Begun::Waiting(waiting, unsafe { &*address })),
+            None => Ok(Begun::Done(ours.take())),
         }
     }
+
+    /// What is ours in a wait context.
+    ///
+    /// # Safety
+    /// `context` is that of the current job. What is returned lives as long as it, hence as long as the job runs.
+    unsafe fn known<'a>(&self, context: *mut WaitContext) -> Option<&'a Waiting> {
+        let (mut fd, mut found) = (0, ptr::null_mut());
+        // SAFETY: a live wait context; places for a descriptor and a pointer. What stands under our key was put there by `tell`, and is
+        // there until `cleanup`.
+        unsafe {
+            let known = (self.get_fd)(context, key(), &raw mut fd, &raw mut found) == 1;
+            if known { found.cast::<Waiting>().as_ref() } else { None }
+        }
+    }
+
+    /// Puts it there, which tells the application the descriptor. The job has to pause afterwards. Where that fails it is given back.
+    ///
+    /// # Safety
+    /// As for [`Functions::known`].
+    unsafe fn tell<'a>(
+        &self,
+        context: *mut WaitContext,
+        waiting: Box<Waiting>,
+    ) -> Result<&'a Waiting, Box<Waiting>> {
+        let fd = waiting.event.0.as_raw_fd();
+        let waiting = Box::into_raw(waiting);
+        // SAFETY: a live wait context, which gives the pointer to `cleanup` in the end.
+        if unsafe { (self.set_wait_fd)(context, key(), fd, waiting.cast(), Some(cleanup)) } == 1 {
+            // SAFETY: it lives as long as the wait context.
+            return Ok(unsafe { &*waiting });
+        }
+        // SAFETY: it was not taken.
+        Err(unsafe { Box::from_raw(waiting) })
+    }
+}
+
+fn key() -> *const c_void {
+    (&raw const KEY).cast()
+}
+
+/// What has become of work for a worker.
+enum Begun<'a, R> {
+    /// There is none, or nobody who does it.
+    Not,
+    /// The job has to pause.
+    Waiting(&'a Waiting, &'a Work<R>),
+    /// It is done already.
+    Done(Result<R>),
 }
 
 /// The end of a wait context. Its descriptor must not be closed before: HAProxy goes on polling it.
 unsafe extern "C" fn cleanup(_: *mut WaitContext, _: *const c_void, _: c_int, waiting: *mut c_void) {
     if !waiting.is_null() {
-        // SAFETY: what `waiting` gave to OpenSSL, which gives it back once. No job of this wait context is resumed any more.
+        // SAFETY: what `tell` gave to OpenSSL, which gives it back once. No job of this wait context is resumed any more.
         boundary::quietly(|| drop(unsafe { Box::from_raw(waiting.cast::<Waiting>()) }));
     }
 }
@@ -210,8 +257,8 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn new() -> io::Result<Self> {
-        Ok(Self { event: Arc::new(Event::new()?), works: Mutex::default() })
+    fn new() -> io::Result<Box<Self>> {
+        Ok(Box::new(Self { event: Arc::new(Event::new()?), works: Mutex::default() }))
     }
 
     fn keep(&self, work: Arc<dyn Send + Sync>) {

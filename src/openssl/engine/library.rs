@@ -13,6 +13,7 @@ use once_cell::race::OnceBox;
 use super::super::boundary::Raise;
 use super::super::host::Host;
 use super::super::job::{Jobs, Place};
+use super::super::stack::with_room;
 use super::ec::Ec;
 use super::functions::{ErrorString, Errors, Functions};
 use super::rsa::Rsa;
@@ -84,8 +85,9 @@ impl Library {
     where
         W: FnOnce(&T::Key) -> Result<R> + Send + 'static,
     {
+        // The key may have to be looked up.
         let apart = || {
-            let Some((key, work)) = make()? else { return Ok(None) };
+            let Some((key, work)) = with_room(&make)? else { return Ok(None) };
             let workers = Arc::clone(T::workers(&key));
             Ok(Some((workers, move || self.shielded(|| work(&key)))))
         };

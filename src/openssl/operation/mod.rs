@@ -172,6 +172,13 @@ struct Step<S> {
     work: fn(&mut S, &[u8], &mut [u8]) -> Result<usize>,
 }
 
+/// A step that was taken: what has become of the context, and the result, of so many octets.
+struct Taken<S> {
+    copy: S,
+    octets: Zeroizing<Vec<u8>>,
+    result: Result<usize>,
+}
+
 impl<S: HasCore + Send + 'static> Step<S> {
     /// The body of the callback. In an asynchronous job of the application's a worker takes the step, with a copy of the context and of the
     /// input. When it is done the copy takes the context's place; where the application has dropped the job, the context is as it was.
@@ -194,7 +201,7 @@ impl<S: HasCore + Send + 'static> Step<S> {
                     match context.core().elsewhere(|| self.apart(context, input, size)) {
                         Place::Here(here) => here.run(|| (self.work)(context, input, buffer)),
                         Place::Elsewhere(done) => {
-                            let (copy, octets, result) = done?;
+                            let Taken { copy, octets, result } = done?;
                             *context = copy;
                             let length = result?;
                             buffer[..length].copy_from_slice(&octets[..length]);
@@ -213,13 +220,13 @@ impl<S: HasCore + Send + 'static> Step<S> {
         context: &S,
         input: &[u8],
         size: usize,
-    ) -> Result<impl FnOnce() -> Result<(S, Zeroizing<Vec<u8>>, Result<usize>)> + Send + 'static> {
+    ) -> Result<impl FnOnce() -> Result<Taken<S>> + Send + 'static> {
         let mut copy = (self.duplicate)(context)?;
         let (work, input) = (self.work, Zeroizing::new(input.to_vec()));
         Ok(move || {
             let mut octets = Zeroizing::new(vec![0; size]);
             let result = work(&mut copy, &input, &mut octets);
-            Ok((copy, octets, result))
+            Ok(Taken { copy, octets, result })
         })
     }
 }
