@@ -3,8 +3,8 @@
  *
  *   jobs SCENE KEY PUBLIC OPERATION COUNT
  *
- * SCENE is what happens to the jobs; KEY a key file, PUBLIC the public key's; OPERATION is pkcs1, pss or ec (signatures, which are verified), or
- * decrypt. It prints words and numbers, and exits with 1 where a result is wrong.
+ * SCENE is what happens to the jobs; KEY a key file, or engine: and an id; PUBLIC the public key's file; OPERATION is pkcs1, pss or ec
+ * (signatures, which are verified), decrypt or derive. It prints words and numbers.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -13,6 +13,9 @@
 #include <openssl/async.h>
 #include <openssl/conf.h>
 #include <openssl/crypto.h>
+#if OPENSSL_VERSION_NUMBER < 0x40000000L
+#include <openssl/engine.h>
+#endif
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
@@ -33,7 +36,8 @@ static const unsigned char text[] = "what is signed";
 
 struct work {
     EVP_MD_CTX *md;
-    EVP_PKEY_CTX *decrypting;
+    EVP_PKEY_CTX *context;
+    EVP_PKEY *peer;
     unsigned char input[1024], output[1024];
     size_t input_length, length;
     int ok;
@@ -60,6 +64,14 @@ static long now(void) {
 }
 
 static EVP_PKEY *load(const char *path, int private) {
+#if OPENSSL_VERSION_NUMBER < 0x40000000L
+    if (strncmp(path, "engine:", 7) == 0) {
+        ENGINE *engine = ENGINE_by_id("hsmkey");
+        EVP_PKEY *of_engine = ENGINE_init(engine) == 1 ? ENGINE_load_private_key(engine, path + 7, NULL, NULL) : NULL;
+        if (of_engine == NULL) die(path);
+        return of_engine;
+    }
+#endif
     FILE *file = fopen(path, "r");
     if (file == NULL) die(path);
     EVP_PKEY *loaded = private ? PEM_read_PrivateKey(file, NULL, NULL, NULL) : PEM_read_PUBKEY(file, NULL, NULL, NULL);
@@ -87,11 +99,13 @@ static __attribute__((noinline)) size_t stack(int paint) {
 static int run(void *argument) {
     struct work *work = *(struct work **)argument;
     if (blocked) ASYNC_block_pause();
-    int measured = strcmp(operation, "ec") != 0 && getenv("MEASURE") != NULL;
+    int measured = getenv("MEASURE") != NULL;
     if (measured) stack(1);
     work->length = sizeof(work->output);
     if (strcmp(operation, "decrypt") == 0)
-        work->ok = EVP_PKEY_decrypt(work->decrypting, work->output, &work->length, work->input, work->input_length) == 1;
+        work->ok = EVP_PKEY_decrypt(work->context, work->output, &work->length, work->input, work->input_length) == 1;
+    else if (strcmp(operation, "derive") == 0)
+        work->ok = EVP_PKEY_derive(work->context, work->output, &work->length) == 1;
     else
         work->ok = EVP_DigestSign(work->md, work->output, &work->length, text, sizeof(text)) == 1;
     if (measured) {
@@ -119,8 +133,21 @@ static struct work *begin(void) {
             || EVP_PKEY_encrypt(encrypting, work->input, &work->input_length, text, sizeof(text)) != 1)
             die("encrypting");
         EVP_PKEY_CTX_free(encrypting);
-        work->decrypting = EVP_PKEY_CTX_new(key, NULL);
-        if (EVP_PKEY_decrypt_init(work->decrypting) != 1) die("decrypt_init");
+        work->context = EVP_PKEY_CTX_new(key, NULL);
+        if (EVP_PKEY_decrypt_init(work->context) != 1) die("decrypt_init");
+    } else if (strcmp(operation, "derive") == 0) {
+        EVP_PKEY_CTX *making = EVP_PKEY_CTX_new(public, NULL);
+        work->context = EVP_PKEY_CTX_new(key, NULL);
+        if (EVP_PKEY_keygen_init(making) != 1 || EVP_PKEY_keygen(making, &work->peer) != 1) die("keygen");
+        EVP_PKEY_CTX_free(making);
+        unsigned char *der = NULL;
+        int length = i2d_PUBKEY(work->peer, &der);
+        const unsigned char *next = der;
+        EVP_PKEY *half = d2i_PUBKEY(NULL, &next, length);
+        if (EVP_PKEY_derive_init(work->context) != 1 || EVP_PKEY_derive_set_peer(work->context, half) != 1)
+            die("derive_init");
+        EVP_PKEY_free(half);
+        OPENSSL_free(der);
     } else {
         work->md = EVP_MD_CTX_new();
         if (EVP_DigestSignInit(work->md, &context, EVP_sha256(), NULL, key) != 1 || !padding(context)) die("init");
@@ -144,7 +171,17 @@ static int go_on(struct work *work) {
 static int is_right(struct work *work) {
     EVP_PKEY_CTX *context;
     if (!work->ok) return 0;
-    if (work->decrypting != NULL) return work->length == sizeof(text) && memcmp(work->output, text, sizeof(text)) == 0;
+    if (work->peer != NULL) {
+        unsigned char secret[256];
+        size_t length = sizeof(secret);
+        EVP_PKEY_CTX *other = EVP_PKEY_CTX_new(work->peer, NULL);
+        int same = EVP_PKEY_derive_init(other) == 1 && EVP_PKEY_derive_set_peer(other, public) == 1
+            && EVP_PKEY_derive(other, secret, &length) == 1 && length == work->length
+            && memcmp(secret, work->output, length) == 0;
+        EVP_PKEY_CTX_free(other);
+        return same;
+    }
+    if (work->context != NULL) return work->length == sizeof(text) && memcmp(work->output, text, sizeof(text)) == 0;
     EVP_MD_CTX *md = EVP_MD_CTX_new();
     int right = EVP_DigestVerifyInit(md, &context, EVP_sha256(), NULL, public) == 1 && padding(context)
         && EVP_DigestVerify(md, work->output, work->length, text, sizeof(text)) == 1;
@@ -155,7 +192,8 @@ static int is_right(struct work *work) {
 static void end(struct work *work) {
     ASYNC_WAIT_CTX_free(work->waiting);
     EVP_MD_CTX_free(work->md);
-    EVP_PKEY_CTX_free(work->decrypting);
+    EVP_PKEY_CTX_free(work->context);
+    EVP_PKEY_free(work->peer);
     free(work);
 }
 
@@ -280,7 +318,6 @@ int main(int argc, char **argv) {
     } else if (strcmp(scene, "exit") == 0) {
         round_of(1);
         start(works, count);
-        printf("paused %d\n", works[0]->state == ASYNC_PAUSE);
         return 0;
     } else if (strcmp(scene, "early") == 0) {
         int resumed = 0;
