@@ -28,7 +28,7 @@ fn jobs(openssl: &OpenSsl, hsm: &Hsm, scene: &str, key: &Key, operation: &str, c
     let program: PathBuf = compile("jobs", openssl);
     let count = count.to_string();
     // Where an engine is to load it: a file is for RSA only.
-    let file = if key.uri.contains("engine") { &format!("engine:{}", key.uri) } else { &key.file };
+    let file = if key.uri.contains("engine") { &format!("engine:{}", key.file) } else { &key.file };
     hsm.program(program, [scene, file, &key.public_file, operation, &count]).env("MEASURE", "1")
 }
 
