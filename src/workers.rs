@@ -74,6 +74,7 @@ impl Workers {
         if state.closed {
             return false;
         }
+        let mut refused = None;
         let lately = state.refused.is_some_and(|since| since.elapsed() < AGAIN);
         if state.idle <= state.tasks.len() && state.threads < self.limit && !lately {
             // The lock is held so that nobody relies on a thread that does not start.
@@ -84,17 +85,20 @@ impl Workers {
                 }
                 Err(error) => {
                     state.refused = Some(Instant::now());
-                    self.tell(&error);
+                    refused = Some(error);
                 }
             }
         }
-        if state.threads == 0 {
-            return false;
+        let taken = state.threads > 0;
+        if taken {
+            state.tasks.push_back(task);
         }
-        state.tasks.push_back(task);
         drop(state);
         pool.wanted.notify_one();
-        true
+        if let Some(error) = refused {
+            self.tell(&error);
+        }
+        taken
     }
 
     fn tell(&self, error: &std::io::Error) {

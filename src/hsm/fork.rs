@@ -74,15 +74,15 @@ pub(super) fn is_child() -> bool {
     GENERATION.load(Ordering::Relaxed) > 0
 }
 
-/// Counts what runs, from a moment on when no fork is being prepared.
-fn counted<T>(count: &AtomicUsize, run: impl FnOnce() -> T) -> T {
+/// Counts what runs, from a moment on when no fork is being prepared. `wait` waits a while.
+fn counted<T>(count: &AtomicUsize, wait: impl Fn(), run: impl FnOnce() -> T) -> T {
     loop {
         count.fetch_add(1, Ordering::SeqCst);
         if CLOSED.load(Ordering::SeqCst) == 0 {
             break;
         }
         count.fetch_sub(1, Ordering::SeqCst);
-        std::thread::sleep(POLL);
+        wait();
     }
     let generation = GENERATION.load(Ordering::Relaxed);
     let result = run();
@@ -95,22 +95,25 @@ fn counted<T>(count: &AtomicUsize, run: impl FnOnce() -> T) -> T {
 
 /// Makes a PKCS#11 call, which no fork is to interrupt.
 pub(super) fn in_flight<T>(call: impl FnOnce() -> T) -> T {
-    if CLOSED.load(Ordering::SeqCst) > 0 && WORKS.get() {
-        HELD_UP.fetch_add(1, Ordering::SeqCst);
-        while CLOSED.load(Ordering::SeqCst) > 0 {
-            std::thread::sleep(POLL);
-        }
-        HELD_UP.fetch_sub(1, Ordering::SeqCst);
-    }
-    counted(&IN_FLIGHT, call)
+    let wait = || {
+        let works = usize::from(WORKS.get());
+        HELD_UP.fetch_add(works, Ordering::SeqCst);
+        std::thread::sleep(POLL);
+        HELD_UP.fetch_sub(works, Ordering::SeqCst);
+    };
+    counted(&IN_FLIGHT, wait, call)
 }
 
 /// Does the work of a thread of ours, which a fork is to meet only where it would make a PKCS#11 call.
 pub(crate) fn at_work<T>(work: impl FnOnce() -> T) -> T {
-    counted(&WORKING, || {
-        WORKS.set(true);
-        work()
-    })
+    counted(
+        &WORKING,
+        || std::thread::sleep(POLL),
+        || {
+            WORKS.set(true);
+            work()
+        },
+    )
 }
 
 /// Runs `work` with all signals blocked: a thread that is started there has them blocked for good.
@@ -278,6 +281,29 @@ mod tests {
             parent();
         });
         assert!(called.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn a_fork_waits_for_a_worker_until_it_would_make_a_call() {
+        let (begun, done) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                at_work(|| {
+                    begun.store(true, Ordering::SeqCst);
+                    std::thread::sleep(Duration::from_millis(50));
+                    done.store(true, Ordering::SeqCst);
+                    in_flight(|| ());
+                })
+            });
+            while !begun.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            let before = Instant::now();
+            prepare();
+            assert!(done.load(Ordering::SeqCst));
+            assert!(before.elapsed() < PATIENCE);
+            parent();
+        });
     }
 
     #[test]
