@@ -170,14 +170,22 @@ impl Core {
         }
     }
 
+    /// Whether an asynchronous job is current.
+    pub(super) fn is_in_a_job(&self) -> bool {
+        self.jobs().is_in_one()
+    }
+
+    fn jobs(&self) -> &Jobs {
+        self.jobs.get_or_init(|| Jobs::of(self.host()))
+    }
+
     /// Has a worker do what `make` makes, where an asynchronous job is current: see [`Jobs::elsewhere`].
     pub(super) fn elsewhere<R, W>(&self, make: impl FnOnce() -> Result<W>) -> Place<R>
     where
         W: FnOnce() -> Result<R> + Send + 'static,
         R: Send + 'static,
     {
-        let jobs = self.jobs.get_or_init(|| Jobs::of(self.host()));
-        jobs.elsewhere(|| match &self.workers {
+        self.jobs().elsewhere(|| match &self.workers {
             Some(workers) => Ok(Some((Arc::clone(workers), make()?))),
             None => Ok(None),
         })

@@ -72,6 +72,12 @@ impl Here {
 pub(super) struct Jobs(Option<Functions>);
 
 impl Jobs {
+    /// Whether a job is current. It is asked before every signature, and all that it costs outside of jobs.
+    pub(super) fn is_in_one(&self) -> bool {
+        // SAFETY: no arguments.
+        self.0.as_ref().is_some_and(|functions| unsafe { !(functions.current)().is_null() })
+    }
+
     pub(super) fn of(host: Result<Host>) -> Self {
         Self(host.and_then(Functions::of).ok())
     }

@@ -198,18 +198,28 @@ impl<S: HasCore + Send + 'static> Step<S> {
                 let size = (self.size)(context)?;
                 Output::new(result.0, result.1, result.2)?.answer(size, |buffer| {
                     let input = boundary::input(input.0, input.1)?;
-                    match context.core().elsewhere(|| self.apart(context, input, size)) {
-                        Place::Here(here) => here.run(|| (self.work)(context, input, buffer)),
-                        Place::Elsewhere(done) => {
-                            let Taken { copy, octets, result } = done?;
-                            *context = copy;
-                            let length = result?;
-                            buffer[..length].copy_from_slice(&octets[..length]);
-                            Ok(length)
-                        }
+                    if context.core().is_in_a_job() {
+                        self.take_in_a_job(context, input, buffer, size)
+                    } else {
+                        (self.work)(context, input, buffer)
                     }
                 })
             })
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_in_a_job(&self, context: &mut S, input: &[u8], buffer: &mut [u8], size: usize) -> Result<usize> {
+        match context.core().elsewhere(|| self.apart(context, input, size)) {
+            Place::Here(here) => here.run(|| (self.work)(context, input, buffer)),
+            Place::Elsewhere(done) => {
+                let Taken { copy, octets, result } = done?;
+                *context = copy;
+                let length = result?;
+                buffer[..length].copy_from_slice(&octets[..length]);
+                Ok(length)
+            }
         }
     }
 
