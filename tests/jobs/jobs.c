@@ -353,7 +353,7 @@ int main(int argc, char **argv) {
         fflush(stdout);
         pid_t child = fork();
         if (child == 0) {
-            alarm(60);
+            alarm(20);
             int before = threads(), own = 0;
             for (int i = 0; i < count; i++) {
                 while (!go_on(works[i])) usleep(1000);
