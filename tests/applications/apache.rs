@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::site::{Form, Site, every, installed, is_root, nobody_crashed};
+use crate::site::{Form, Site, by_engine, by_engine_id, every, installed, is_root, nobody_crashed};
 use crate::support::Server;
 
 #[test]
@@ -29,6 +29,10 @@ fn serves(name: &str, mpm: &str, sizes: &str) {
     every(name, program.unwrap_or("apache2"), Form::ALL, |site| {
         serve(site, program.expect("Apache"), mpm, sizes)
     });
+    let Some(program) = program else { return };
+    by_engine(name, program, |site| serve(site, program, mpm, sizes));
+    let sizes = format!("{sizes}SSLCryptoDevice hsmkey\n");
+    by_engine_id(name, program, str::to_owned, |site| serve(site, program, mpm, &sizes));
 }
 
 fn serve(site: &Site, program: &str, mpm: &str, sizes: &str) {
@@ -42,9 +46,9 @@ fn serve(site: &Site, program: &str, mpm: &str, sizes: &str) {
     let main = site.hsm.token.write(
         "main.conf",
         format!(
-            "{load}{sizes}ServerRoot {directory}\nDocumentRoot {www}\nServerName localhost\nPidFile {directory}/pid\n\
-             DefaultRuntimeDir {directory}\nErrorLog {log}\nLogLevel notice ssl:info\nUser www-data\nGroup www-data\n\
-             SSLSessionCache none\nSSLSessionTickets off\nInclude {snippet}\n"
+            "{load}ServerRoot {directory}\nDocumentRoot {www}\nServerName localhost\nPidFile {directory}/pid\n\
+             DefaultRuntimeDir {directory}\nErrorLog {log}\nLogLevel info\nUser www-data\nGroup www-data\n\
+             SSLSessionCache none\nSSLSessionTickets off\n{sizes}Include {snippet}\n"
         ),
     );
     // For a URI Apache takes an engine named pkcs11 where one is installed, and the provider where none is.
@@ -55,7 +59,7 @@ fn serve(site: &Site, program: &str, mpm: &str, sizes: &str) {
     let apache = apache(&["-D", "FOREGROUND"]);
     let server = Server::foreground(apache, site.port, Path::new(log));
     site.serve(&server, &site.http(), || {
-        for restarts in 1..=2 {
+        for restarts in 1..=3 {
             server.signal("USR1");
             site.until("restarted", || {
                 server.said().matches("resuming normal operations").count() > restarts

@@ -4,13 +4,14 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use crate::site::{Form, Site, every, is_root, nobody_crashed};
+use crate::site::{Form, Site, by_engine, every, is_root, nobody_crashed};
 use crate::support::{Program, Server, softhsm};
 
 #[test]
 fn haproxy_serves_as_its_own_user_through_a_reload() {
     if is_root("HAProxy") {
         every("HAProxy", "haproxy", Form::FILES, |site| serve(site, &bundled(site)));
+        by_engine("HAProxy", "haproxy", |site| serve(site, &bundled(site)));
     }
 }
 
