@@ -91,6 +91,12 @@ impl engine::Engine for Engine {
         self.by_modulus() || self.settings().take_files()
     }
 
+    fn initialised(&self) {
+        if self.takes_every_rsa() {
+            self.keys().foresee();
+        }
+    }
+
     fn by_modulus(&self) -> bool {
         self.by_modulus.load(Ordering::Relaxed)
     }

@@ -28,12 +28,34 @@ pub struct Keys {
     verifier: Option<Arc<dyn Verifier>>,
     /// What users were asked for, so that they are asked once for each token.
     entered: Mutex<HashMap<TokenAttributes, Arc<Pin>>>,
+    /// The configured PIN, where it was read before any key: see [`Keys::foresee`].
+    foreseen: OnceBox<Arc<PinSource>>,
 }
 
 impl Keys {
     /// The keys of a configuration, good or bad.
     pub fn new(config: Result<Config>, environment: Arc<Environment>) -> Self {
-        Self { config, environment, hsm: OnceBox::new(), verifier: None, entered: Mutex::default() }
+        Self {
+            config,
+            environment,
+            hsm: OnceBox::new(),
+            verifier: None,
+            entered: Mutex::default(),
+            foreseen: OnceBox::new(),
+        }
+    }
+
+    /// Reads the configured PIN now, for keys that are first seen when they sign: by then a server may have given up its rights. What is
+    /// wrong with it is told when it is needed.
+    pub fn foresee(&self) {
+        let Ok(config) = self.config() else { return };
+        let source = PinSource::new(&Uri::default(), config.pin.as_ref(), &self.environment);
+        let Ok(source) = source else { return };
+        source.resolve();
+        // One that cannot be read yet is read when a key wants it.
+        if source.pin().is_ok() {
+            let _ = self.foreseen.set(Box::new(Arc::new(source)));
+        }
     }
 
     /// The same keys, with somebody who verifies signatures: see [`Hsm::verified_by`].
@@ -173,6 +195,9 @@ impl Keys {
     /// Where the PIN for a URI comes from: the nearest place that has one.
     fn authenticator(&self, uri: &Uri, ask: &mut Ask) -> Result<Arc<dyn Authenticator>> {
         let config = self.config()?;
+        if let (None, None, Some(source)) = (&uri.pin_value, &uri.pin_source, self.foreseen.get()) {
+            return Ok(Arc::clone(source) as Arc<dyn Authenticator>);
+        }
         let mut source = PinSource::new(uri, config.pin.as_ref(), &self.environment)?;
         if !source.is_named() {
             if let Some(pin) = self.entered(&uri.token, ask)? {

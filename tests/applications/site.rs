@@ -133,8 +133,12 @@ fn tried_by_engine(
     let here = [
         ("/usr/lib/x86_64-linux-gnu/ossl-modules/hsmkey.so", provider().display().to_string()),
         ("/etc/hsmkey/pin", site.hsm.token.pin_file()),
-        // Where there is no CloudHSM, the module has to be named.
-        ("init = 0\n", format!("init = {init}\npkcs11-module-path = {}\n", Recorder::module().display())),
+        // Where there is no CloudHSM, the module has to be named, and above what puts the engine to use.
+        ("init = 0\n", format!("init = {init}\n")),
+        (
+            "default_algorithms",
+            format!("pkcs11-module-path = {}\ndefault_algorithms", Recorder::module().display()),
+        ),
     ];
     let here: Vec<(&str, &str)> = here.iter().map(|(from, to)| (*from, &to[..])).collect();
     let text = site.configuration("engine.cnf", &here);

@@ -14,6 +14,7 @@ use crate::error::{Result, bail};
 
 /// The callbacks for one libcrypto.
 pub(super) struct Callbacks {
+    pub(super) init: EngineFunction,
     pub(super) nothing: EngineFunction,
     pub(super) destroy: EngineFunction,
     pub(super) control: ControlFunction,
@@ -36,6 +37,7 @@ pub(super) fn of<T: Engine>(place: usize) -> Callbacks {
 
 const fn at<T: Engine, const P: usize>() -> Callbacks {
     Callbacks {
+        init: init::<T, P>,
         nothing,
         destroy: destroy::<T, P>,
         control: control::<T, P>,
@@ -54,7 +56,18 @@ impl Outcome for *mut EVP_PKEY {
     }
 }
 
-/// ENGINE_init(3) and ENGINE_finish(3): the HSM is first asked when a key is wanted, and keys live by themselves.
+/// ENGINE_init(3), which registering a method for every key calls too: the HSM is first asked when a key is wanted.
+unsafe extern "C" fn init<T: Engine, const P: usize>(engine: *mut ENGINE) -> c_int {
+    // SAFETY: OpenSSL's ENGINE.
+    unsafe {
+        with::<T, P, boundary::Verdict>(engine, |_, bound| {
+            bound.engine.initialised();
+            Ok(boundary::Verdict(true))
+        })
+    }
+}
+
+/// ENGINE_finish(3): keys live by themselves.
 unsafe extern "C" fn nothing(_: *mut ENGINE) -> c_int {
     1
 }

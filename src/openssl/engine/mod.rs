@@ -77,6 +77,9 @@ pub trait Engine: Sized + Send + Sync + 'static {
     /// Whether, where OpenSSL knows providers, every RSA key of the process may be given our method.
     fn takes_every_rsa(&self) -> bool;
 
+    /// The engine is in use: its method may be registered for every RSA. No HSM may be asked yet.
+    fn initialised(&self);
+
     /// Whether an RSA that looks like a whole key may stand for one of ours.
     fn by_modulus(&self) -> bool;
 
@@ -230,7 +233,7 @@ unsafe fn set_up<T: Engine>(
             && (functions.ENGINE_set_name)(engine, T::NAME.as_ptr()) == 1
             && (functions.ENGINE_set_flags)(engine, NO_REGISTER_ALL) == 1
             && (functions.ENGINE_set_cmd_defns)(engine, control::definitions(T::controls())) == 1
-            && (functions.ENGINE_set_init_function)(engine, callbacks.nothing) == 1
+            && (functions.ENGINE_set_init_function)(engine, callbacks.init) == 1
             && (functions.ENGINE_set_finish_function)(engine, callbacks.nothing) == 1
             && (functions.ENGINE_set_ctrl_function)(engine, callbacks.control) == 1
             && (functions.ENGINE_set_load_privkey_function)(engine, callbacks.load_private) == 1
