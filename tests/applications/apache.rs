@@ -1,5 +1,6 @@
 //! Apache, with processes and with threads.
 
+use std::fs;
 use std::path::Path;
 
 use crate::site::{Form, Site, by_engine, by_engine_id, every, installed, is_root, nobody_crashed};
@@ -31,8 +32,13 @@ fn serves(name: &str, mpm: &str, sizes: &str) {
     });
     let Some(program) = program else { return };
     by_engine(name, program, |site| serve(site, program, mpm, sizes));
-    let sizes = format!("{sizes}SSLCryptoDevice hsmkey\n");
-    by_engine_id(name, program, str::to_owned, |site| serve(site, program, mpm, &sizes));
+    // Apache asks for the engine that a key's scheme names. Ours takes the id that it is configured under.
+    let sizes = format!("{sizes}SSLCryptoDevice pkcs11\n");
+    by_engine_id(name, program, str::to_owned, |site| {
+        let text = fs::read_to_string(site.hsm.openssl_cnf()).expect("our own file");
+        site.hsm.token.write("openssl.cnf", text.replace("\nhsmkey = ", "\npkcs11 = "));
+        serve(site, program, mpm, &sizes);
+    });
 }
 
 fn serve(site: &Site, program: &str, mpm: &str, sizes: &str) {
