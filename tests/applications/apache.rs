@@ -1,10 +1,11 @@
 //! Apache, with processes and with threads.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use crate::site::{Form, Site, by_engine, by_engine_id, every, installed, is_root, nobody_crashed};
-use crate::support::Server;
+use crate::support::{Server, provider};
 
 #[test]
 fn apache_prefork_serves_through_graceful_restarts() {
@@ -32,11 +33,12 @@ fn serves(name: &str, mpm: &str, sizes: &str) {
     });
     let Some(program) = program else { return };
     by_engine(name, program, |site| serve(site, program, mpm, sizes));
-    // Apache asks for the engine that a key's scheme names. Ours takes the id that it is configured under.
+    // Apache asks for the engine that a key's scheme names. Ours takes the id that it is asked for, by a link.
     let sizes = format!("{sizes}SSLCryptoDevice pkcs11\n");
     by_engine_id(name, program, str::to_owned, |site| {
         let text = fs::read_to_string(site.hsm.openssl_cnf()).expect("our own file");
-        site.hsm.token.write("openssl.cnf", text.replace("\nhsmkey = ", "\npkcs11 = "));
+        let text = text.replace("\nhsmkey = ", "\npkcs11 = ").replace("\ndynamic_path = ", "\n# ");
+        site.hsm.token.write("openssl.cnf", text);
         serve(site, program, mpm, &sizes);
     });
 }
@@ -49,6 +51,9 @@ fn serve(site: &Site, program: &str, mpm: &str, sizes: &str) {
     let load: String = [mpm, "authz_core", "socache_shmcb", "ssl"].map(load).concat();
     let (directory, www, log) = (site.directory("apache"), site.directory("www"), &site.log);
     let snippet = site.configure("apache.conf", &[]);
+    if sizes.contains("SSLCryptoDevice pkcs11") {
+        symlink(provider(), format!("{directory}/pkcs11.so")).expect("our own directory");
+    }
     let main = site.hsm.token.write(
         "main.conf",
         format!(
