@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use once_cell::race::OnceBox;
 
-use crate::config::LoginBehaviour;
+use crate::config::{Config, LoginBehaviour};
 use crate::error::Result;
 use crate::public::PublicKey;
 use crate::secret::Pin;
@@ -60,6 +60,21 @@ pub struct Settings {
     pub login: LoginBehaviour,
     /// Where other processes are told of rejected PINs.
     pub runtime_directory: Option<PathBuf>,
+}
+
+impl Settings {
+    /// What a configuration says, for this module.
+    pub fn new(config: &Config, module: PathBuf) -> Self {
+        Self {
+            module,
+            init_args: config.init_args.clone(),
+            token: config.token.clone(),
+            max_sessions: config.max_sessions,
+            retry_time: config.retry_time,
+            login: config.login,
+            runtime_directory: config.runtime_directory.clone(),
+        }
+    }
 }
 
 /// An HSM behind a PKCS#11 module. Two of one module share what the module shares: slots, login and sessions.

@@ -168,15 +168,7 @@ impl Keys {
 
     fn hsm(&self, uri: &Uri) -> Result<Hsm> {
         let config = self.config()?;
-        let settings = |module: PathBuf| Settings {
-            module,
-            init_args: config.init_args.clone(),
-            token: config.token.clone(),
-            max_sessions: config.max_sessions,
-            retry_time: config.retry_time,
-            login: config.login,
-            runtime_directory: config.runtime_directory.clone(),
-        };
+        let settings = |module: PathBuf| Settings::new(config, module);
         let hsm = |settings: Settings| match &self.verifier {
             Some(verifier) => Hsm::verified_by(settings, Arc::clone(verifier)),
             None => Hsm::new(settings),

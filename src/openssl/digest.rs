@@ -73,7 +73,7 @@ impl Digests {
         self.0.get_or_try_init(|| Library::of(core).map(Arc::new)).cloned()
     }
 
-    /// The child library context, for other functions of the host. It lives as long as this.
+    /// The application's library context, for other functions of the host.
     pub(super) fn context(&self, core: &Core) -> Result<*mut c_void> {
         Ok(self.library(core)?.context.cast())
     }

@@ -37,15 +37,7 @@ impl Reach {
             Some(path) => path.clone(),
             None => config.module_path(&environment).map_err(advised)?.to_path_buf(),
         };
-        let settings = Settings {
-            module,
-            init_args: config.init_args,
-            token: config.token,
-            max_sessions: config.max_sessions,
-            retry_time: config.retry_time,
-            login: config.login,
-            runtime_directory: config.runtime_directory,
-        };
+        let settings = Settings::new(&config, module);
         let authenticator =
             PinSource::entered(Arc::new(Pin::from(pin::find(uri, self.pin_source.as_deref())?)));
         Ok((Hsm::verified_by(settings, Arc::new(Openssl)), Arc::new(authenticator)))
