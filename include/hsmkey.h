@@ -64,6 +64,7 @@
 #define HSMKEY_DIRECTIVE_HSMKEY_TOKEN                             "hsmkey-token"
 #define HSMKEY_DIRECTIVE_HSMKEY_MAX_SESSIONS                      "hsmkey-max-sessions"
 #define HSMKEY_DIRECTIVE_HSMKEY_WARM_SESSIONS                     "hsmkey-warm-sessions"
+#define HSMKEY_DIRECTIVE_HSMKEY_ASYNC_WORKERS                     "hsmkey-async-workers"
 #define HSMKEY_DIRECTIVE_HSMKEY_RETRY_TIME                        "hsmkey-retry-time"
 #define HSMKEY_DIRECTIVE_HSMKEY_LOG                               "hsmkey-log"
 #define HSMKEY_DIRECTIVE_HSMKEY_ALLOW_MODULE_PATH                 "hsmkey-allow-module-path"

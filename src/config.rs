@@ -48,6 +48,8 @@ pub struct Config {
     pub token: Option<TokenAttributes>,
     /// The most sessions in one slot.
     pub max_sessions: usize,
+    /// The most threads that work for asynchronous jobs.
+    pub async_workers: usize,
     /// How long a signature may wait for the HSM to recover.
     pub retry_time: Duration,
     /// Where warnings and recoveries are told.
@@ -131,6 +133,7 @@ impl Default for Config {
             login: LoginBehaviour::default(),
             token: None,
             max_sessions: 256,
+            async_workers: 64,
             retry_time: Duration::from_secs(10),
             log: Log::default(),
             allow_module_path: false,
@@ -266,6 +269,7 @@ mod tests {
             ("hsmkey-token", "pkcs11:token=hsm1"),
             ("hsmkey-max-sessions", "64"),
             ("hsmkey-warm-sessions", "8"),
+            ("hsmkey-async-workers", "0"),
             ("hsmkey-retry-time", "0.5"),
             ("hsmkey-log", "file:/var/log/hsmkey.log"),
             ("hsmkey-allow-module-path", "yes"),
@@ -288,6 +292,7 @@ mod tests {
             login: LoginBehaviour::Always,
             token: Some(token),
             max_sessions: 64,
+            async_workers: 0,
             retry_time: Duration::from_millis(500),
             log: Log::File("/var/log/hsmkey.log".into()),
             allow_module_path: true,
@@ -335,6 +340,8 @@ mod tests {
             ("hsmkey-max-sessions", "1000000"),
             ("hsmkey-warm-sessions", "0"),
             ("hsmkey-warm-sessions", "257"),
+            ("hsmkey-async-workers", "-1"),
+            ("hsmkey-async-workers", "1025"),
             ("hsmkey-retry-time", "-1"),
             ("hsmkey-retry-time", "1e99"),
             ("hsmkey-retry-time", "NaN"),

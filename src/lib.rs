@@ -13,7 +13,8 @@
 //! | [`key`] | a key: its public half and where the private half is | `hsm`, `pin`, what users write |
 //! | [`pin`] | where a PIN comes from | `hsm` for its [`Authenticator`](hsm::Authenticator), what users write |
 //! | [`hsm`] | PKCS#11; knows nothing of OpenSSL | `config`, `uri`, `mechanism`, `public`, `curve`, `secret` |
-//! | `openssl` | OpenSSL's C interface; knows nothing of PKCS#11 | `error` |
+//! | `openssl` | OpenSSL's C interface; knows nothing of PKCS#11 | `error`, [`workers`] |
+//! | [`workers`] | threads for those who cannot wait | what `hsm` knows of fork(2) |
 //! | [`config`], [`environment`], [`uri`], [`keyfile`], [`mechanism`] | what users write, checked | the rest |
 //! | [`public`], [`curve`], [`spki`], [`certificate`], [`asn1`], [`octets`], [`secret`], [`logging`], [`error`] | small things that all may use | each other |
 
@@ -38,5 +39,6 @@ pub mod public;
 pub mod secret;
 pub mod spki;
 pub mod uri;
+pub mod workers;
 
 pub use engine::CONTROLS;

@@ -196,7 +196,7 @@ impl operation::provider::Provider for Provider {
     const LATER_OPERATIONS: &'static [((u32, u32), Operation)] =
         &[(later::COMPOSITE_SIGNATURES, composites::OPERATION)];
 
-    fn new(core: Core) -> Self {
+    fn new(mut core: Core) -> Self {
         let environment = Arc::new(Environment::of_process());
         let mut lookup = |name: &str| {
             let value = core.parameter(&CString::new(name).ok()?)?;
@@ -208,10 +208,11 @@ impl operation::provider::Provider for Provider {
         }
         let name = core.parameter(c"provider-name").unwrap_or("hsmkey").to_owned();
         let version = core.version();
+        let keys = Keys::new(config, environment);
+        core.set_workers(Arc::clone(keys.workers()));
         let (core, digests) = (Arc::new(core), Arc::new(Digests::default()));
         let verifier = Arc::new(verifier::Verifier::new(&core, &digests, &name));
-        let keys = Keys::new(config, environment)
-            .verified_by(Arc::clone(&verifier) as Arc<dyn crate::hsm::Verifier>);
+        let keys = keys.verified_by(Arc::clone(&verifier) as Arc<dyn crate::hsm::Verifier>);
         Self { core, keys, digests, verifier, opened: decoder::Opened::default(), name, version }
     }
 }

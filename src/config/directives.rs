@@ -181,6 +181,16 @@ pub static DIRECTIVES: &[Directive] = &[
         },
     },
     Directive {
+        name: "hsmkey-async-workers",
+        values: "a number from 0 to 1024",
+        default: "64",
+        summary: "The most threads that sign for asynchronous jobs (ASYNC_start_job) while the server goes on; with 0 such jobs wait like everybody else.",
+        set: |directive, config, value| {
+            config.async_workers = directive.number(&value)?;
+            if config.async_workers <= 1024 { Ok(()) } else { Err(directive.refuse()) }
+        },
+    },
+    Directive {
         name: "hsmkey-retry-time",
         values: "a number of seconds from 0 to 3600",
         default: "10",

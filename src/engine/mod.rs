@@ -20,6 +20,7 @@ use crate::mechanism::Mechanism;
 use crate::openssl::engine::{self, Control, Loaded, Padding, Prompt, Reference, Type, Value};
 use crate::public::PublicKey;
 use crate::spki::public_to_spki;
+use crate::workers::Workers;
 
 use control::Settings;
 
@@ -36,6 +37,14 @@ pub struct Engine {
 pub struct PrivateKey {
     key: Key,
     sha1: Sha1,
+    workers: Arc<Workers>,
+}
+
+impl PrivateKey {
+    /// A key as it is configured now.
+    fn new(key: Key, keys: &Keys) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self { key, sha1: keys.sha1()?, workers: Arc::clone(keys.workers()) }))
+    }
 }
 
 impl engine::Engine for Engine {
@@ -75,7 +84,7 @@ impl engine::Engine for Engine {
             }
         };
         let spki = public_to_spki(key.public());
-        Ok(Loaded { kind, spki, key: Arc::new(PrivateKey { key, sha1: keys.sha1()? }) })
+        Ok(Loaded { kind, spki, key: PrivateKey::new(key, &keys)? })
     }
 
     fn public_key(&self, id: &str, prompt: &mut Prompt) -> Result<Vec<u8>> {
@@ -103,6 +112,10 @@ impl engine::Engine for Engine {
 
     fn referenced(&self, reference: &Reference) -> Result<Option<Arc<PrivateKey>>> {
         reference::find(self, reference)
+    }
+
+    fn workers(key: &PrivateKey) -> &Arc<Workers> {
+        &key.workers
     }
 
     fn sign(key: &PrivateKey, padding: Padding, input: &[u8], output: &mut [u8]) -> Result<usize> {

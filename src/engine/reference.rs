@@ -28,7 +28,7 @@ pub(super) fn find(engine: &Engine, reference: &Reference) -> Result<Option<Arc<
     let public = PublicKey::Rsa(RsaPublicKey::new(modulus, exponent));
     let keys = engine.keys();
     match keys.find(&public)? {
-        Some(key) => Ok(Some(Arc::new(PrivateKey { key, sha1: keys.sha1()? }))),
+        Some(key) => PrivateKey::new(key, &keys).map(Some),
         None => Ok(None),
     }
 }
@@ -37,5 +37,5 @@ fn open(engine: &Engine, uri: &Uri) -> Result<Arc<PrivateKey>> {
     let keys = engine.keys();
     // Nobody can be asked in the middle of a signature.
     let key = keys.open(uri, &mut || Ok(None))?;
-    Ok(Arc::new(PrivateKey { key, sha1: keys.sha1()? }))
+    PrivateKey::new(key, &keys)
 }

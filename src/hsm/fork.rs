@@ -6,7 +6,10 @@
 
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
+use std::mem::MaybeUninit;
 use std::ptr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,12 +20,21 @@ static IN_FLIGHT: AtomicUsize = AtomicUsize::new(0);
 /// Forks that are being prepared: glibc lets several threads fork at once.
 static CLOSED: AtomicUsize = AtomicUsize::new(0);
 
+/// Threads of ours that are at work, and those of them that the gate holds up. They use the application's OpenSSL too, whose locks a child
+/// would find as they stand.
+static WORKING: AtomicUsize = AtomicUsize::new(0);
+static HELD_UP: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static WORKS: Cell<bool> = const { Cell::new(false) };
+}
+
 /// How long a fork waits for calls in flight: one that never returns must not keep a server from starting a worker.
 const PATIENCE: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_micros(200);
 
 /// Watches fork(2) from now on.
-pub(super) fn watch() {
+pub(crate) fn watch() {
     static WATCHED: AtomicBool = AtomicBool::new(false);
     if !WATCHED.swap(true, Ordering::AcqRel) {
         // SAFETY: three functions that stay mapped (the library is linked with -z nodelete); they only touch atomics and sleep. Where
@@ -34,7 +46,8 @@ pub(super) fn watch() {
 extern "C" fn prepare() {
     CLOSED.fetch_add(1, Ordering::SeqCst);
     let until = Instant::now() + PATIENCE;
-    while IN_FLIGHT.load(Ordering::SeqCst) > 0 && Instant::now() < until {
+    let at_work = || WORKING.load(Ordering::SeqCst) > HELD_UP.load(Ordering::SeqCst);
+    while (IN_FLIGHT.load(Ordering::SeqCst) > 0 || at_work()) && Instant::now() < until {
         std::thread::sleep(POLL);
     }
 }
@@ -45,12 +58,14 @@ extern "C" fn parent() {
 
 extern "C" fn child() {
     GENERATION.fetch_add(1, Ordering::SeqCst);
-    IN_FLIGHT.store(0, Ordering::SeqCst);
+    for count in [&IN_FLIGHT, &WORKING, &HELD_UP] {
+        count.store(0, Ordering::SeqCst);
+    }
     CLOSED.store(0, Ordering::SeqCst);
 }
 
 /// How often this process image has become a child. What an older one knew is worth nothing.
-pub(super) fn generation() -> u64 {
+pub(crate) fn generation() -> u64 {
     GENERATION.load(Ordering::Acquire)
 }
 
@@ -59,23 +74,90 @@ pub(super) fn is_child() -> bool {
     GENERATION.load(Ordering::Relaxed) > 0
 }
 
-/// Makes a PKCS#11 call, which no fork is to interrupt.
-pub(super) fn in_flight<T>(call: impl FnOnce() -> T) -> T {
+/// Counts what runs, from a moment on when no fork is being prepared. `wait` waits a while.
+fn counted<T>(count: &AtomicUsize, wait: impl Fn(), run: impl FnOnce() -> T) -> T {
     loop {
-        IN_FLIGHT.fetch_add(1, Ordering::SeqCst);
+        count.fetch_add(1, Ordering::SeqCst);
         if CLOSED.load(Ordering::SeqCst) == 0 {
             break;
         }
-        IN_FLIGHT.fetch_sub(1, Ordering::SeqCst);
-        std::thread::sleep(POLL);
+        count.fetch_sub(1, Ordering::SeqCst);
+        wait();
     }
     let generation = GENERATION.load(Ordering::Relaxed);
-    let result = call();
+    let result = run();
     // A child that a module makes in the middle of a call, and that comes back from it, was never counted.
     if GENERATION.load(Ordering::Relaxed) == generation {
-        IN_FLIGHT.fetch_sub(1, Ordering::SeqCst);
+        count.fetch_sub(1, Ordering::SeqCst);
     }
     result
+}
+
+/// Makes a PKCS#11 call, which no fork is to interrupt.
+pub(super) fn in_flight<T>(call: impl FnOnce() -> T) -> T {
+    let wait = || {
+        let works = usize::from(WORKS.get());
+        HELD_UP.fetch_add(works, Ordering::SeqCst);
+        std::thread::sleep(POLL);
+        HELD_UP.fetch_sub(works, Ordering::SeqCst);
+    };
+    counted(&IN_FLIGHT, wait, call)
+}
+
+/// Does the work of a thread of ours, which a fork is to meet only where it would make a PKCS#11 call.
+pub(crate) fn at_work<T>(work: impl FnOnce() -> T) -> T {
+    counted(
+        &WORKING,
+        || std::thread::sleep(POLL),
+        || {
+            WORKS.set(true);
+            work()
+        },
+    )
+}
+
+/// Runs `work` with all signals blocked: a thread that is started there has them blocked for good.
+pub(crate) fn without_signals<T>(work: impl FnOnce() -> T) -> T {
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: two sets of ours; sigfillset writes the first, which pthread_sigmask reads, and pthread_sigmask writes the other.
+    let blocked = unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) == 0
+    };
+    let result = work();
+    if blocked {
+        // SAFETY: written above.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut()) };
+    }
+    result
+}
+
+/// What is called by exit(3) before the destructors of PKCS#11 modules.
+static LAST: OnceLock<fn()> = OnceLock::new();
+
+/// Has a function called by exit(3) before the destructors of PKCS#11 modules, those that are there now and those that are to come. The
+/// first one stays.
+pub(crate) fn before_modules_end(function: fn()) {
+    if LAST.set(function).is_ok() {
+        module_is_there();
+    }
+}
+
+/// A module was loaded or initialised: exit(3) goes backwards, and comes to what is registered now before it comes to the module's own.
+pub(super) fn module_is_there() {
+    extern "C" fn leave() {
+        if let Some(last) = LAST.get() {
+            last();
+        }
+    }
+    static TIMES: AtomicUsize = AtomicUsize::new(0);
+    // A module that is lost again and again is initialised as often.
+    if TIMES.fetch_add(1, Ordering::Relaxed) < 16 {
+        // SAFETY: a function that stays mapped (the library is linked with -z nodelete). Where there is no memory for it nothing is lost
+        // but the care that it takes.
+        unsafe { libc::atexit(leave) };
+    }
 }
 
 /// Numbers that a process shares with all children that it will have: they begin as 0. `None` where the system gives no memory.
@@ -199,6 +281,29 @@ mod tests {
             parent();
         });
         assert!(called.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn a_fork_waits_for_a_worker_until_it_would_make_a_call() {
+        let (begun, done) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                at_work(|| {
+                    begun.store(true, Ordering::SeqCst);
+                    std::thread::sleep(Duration::from_millis(50));
+                    done.store(true, Ordering::SeqCst);
+                    in_flight(|| ());
+                })
+            });
+            while !begun.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            let before = Instant::now();
+            prepare();
+            assert!(done.load(Ordering::SeqCst));
+            assert!(before.elapsed() < PATIENCE);
+            parent();
+        });
     }
 
     #[test]

@@ -102,6 +102,7 @@ impl Module {
             let said = unsafe { libc::dlerror().as_ref().map(|text| CStr::from_ptr(text).to_string_lossy()) };
             return Err(super::load_error::explain(path, &said.unwrap_or_default()));
         }
+        fork::module_is_there();
         // The same file under another name is the same module.
         if let Some(module) = find(|module| module.handle == handle) {
             return Ok(module);
@@ -199,6 +200,7 @@ impl Module {
             }
             Err(failed) => return Err(failed),
         }
+        fork::module_is_there();
         let instance = Arc::default();
         *last() = Some(Arc::clone(&instance));
         Ok(instance)

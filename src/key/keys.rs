@@ -16,6 +16,7 @@ use crate::pin::PinSource;
 use crate::public::PublicKey;
 use crate::secret::Pin;
 use crate::uri::{TokenAttributes, Uri};
+use crate::workers::Workers;
 
 /// Asks the user for a PIN; `None` where nobody answers.
 pub type Ask<'a> = dyn FnMut() -> Result<Option<Zeroizing<Vec<u8>>>> + 'a;
@@ -30,11 +31,13 @@ pub struct Keys {
     entered: Mutex<HashMap<TokenAttributes, Arc<Pin>>>,
     /// The configured PIN, where it was read before any key: see [`Keys::foresee`].
     foreseen: OnceBox<Arc<PinSource>>,
+    workers: Arc<Workers>,
 }
 
 impl Keys {
     /// The keys of a configuration, good or bad.
     pub fn new(config: Result<Config>, environment: Arc<Environment>) -> Self {
+        let workers = config.as_ref().map_or(0, |config| config.async_workers);
         Self {
             config,
             environment,
@@ -42,6 +45,7 @@ impl Keys {
             verifier: None,
             entered: Mutex::default(),
             foreseen: OnceBox::new(),
+            workers: Arc::new(Workers::new(workers)),
         }
     }
 
@@ -63,6 +67,11 @@ impl Keys {
     pub fn verified_by(mut self, verifier: Arc<dyn Verifier>) -> Self {
         self.verifier = Some(verifier);
         self
+    }
+
+    /// Who works for asynchronous jobs.
+    pub fn workers(&self) -> &Arc<Workers> {
+        &self.workers
     }
 
     /// What is configured.

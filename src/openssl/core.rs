@@ -3,12 +3,17 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr;
+use std::sync::Arc;
+
+use once_cell::sync::OnceCell;
 
 use super::bindings as c;
 use super::boundary::Raise;
 use super::dispatch;
 use super::host::Host;
+use super::job::{Jobs, Place};
 use crate::error::{Error, Reason, Result, bail};
+use crate::workers::Workers;
 
 type VsetError = unsafe extern "C" fn(*const c::OSSL_CORE_HANDLE, u32, *const c_char, *mut c_void);
 
@@ -41,6 +46,8 @@ pub struct Core {
     bio_read_ex: c::OSSL_FUNC_BIO_read_ex_fn,
     bio_gets: c::OSSL_FUNC_BIO_gets_fn,
     bio_write_ex: c::OSSL_FUNC_BIO_write_ex_fn,
+    jobs: OnceCell<Jobs>,
+    workers: Option<Arc<Workers>>,
 }
 
 // SAFETY: the handle belongs to the core, which keeps it until teardown and lets any thread use it (provider-base(7)); the other fields
@@ -67,6 +74,8 @@ impl Core {
             bio_read_ex: None,
             bio_gets: None,
             bio_write_ex: None,
+            jobs: OnceCell::new(),
+            workers: None,
         };
         let mut entry = upcalls;
         loop {
@@ -147,6 +156,39 @@ impl Core {
         let Some(get_libctx) = self.get_libctx else { bail!(HostUnusable, "the core has no get_libctx") };
         // SAFETY: our own handle.
         Ok(unsafe { get_libctx(self.handle) }.cast())
+    }
+
+    /// Says who works for asynchronous jobs. Without that they do it themselves.
+    pub fn set_workers(&mut self, workers: Arc<Workers>) {
+        self.workers = Some(workers);
+    }
+
+    /// No worker uses this provider context from now on.
+    pub(super) fn close(&self) {
+        if let Some(workers) = &self.workers {
+            workers.close();
+        }
+    }
+
+    /// Whether an asynchronous job is current.
+    pub(super) fn is_in_a_job(&self) -> bool {
+        self.jobs().is_in_one()
+    }
+
+    fn jobs(&self) -> &Jobs {
+        self.jobs.get_or_init(|| Jobs::of(self.host()))
+    }
+
+    /// Has a worker do what `make` makes, where an asynchronous job is current: see [`Jobs::elsewhere`].
+    pub(super) fn elsewhere<R, W>(&self, make: impl FnOnce() -> Result<W>) -> Place<R>
+    where
+        W: FnOnce() -> Result<R> + Send + 'static,
+        R: Send + 'static,
+    {
+        self.jobs().elsewhere(|| match &self.workers {
+            Some(workers) => Ok(Some((Arc::clone(workers), make()?))),
+            None => Ok(None),
+        })
     }
 
     /// Runs `work`, then takes off the queue whatever it left there: a PKCS#11 module may use the same libcrypto.

@@ -3,14 +3,16 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use crate::site::{Form, Site, every, is_root, nobody_crashed};
+use crate::site::{Form, Site, by_engine, every, is_root, nobody_crashed};
 use crate::support::{Program, Server, softhsm};
 
 #[test]
 fn haproxy_serves_as_its_own_user_through_a_reload() {
     if is_root("HAProxy") {
         every("HAProxy", "haproxy", Form::FILES, |site| serve(site, &bundled(site)));
+        by_engine("HAProxy", "haproxy", |site| serve(site, &bundled(site)));
     }
 }
 
@@ -26,6 +28,103 @@ fn haproxy_serves_in_a_chroot_through_a_reload() {
         let text = text.replace("global\n", &format!("global\n    chroot {root}\n"));
         fs::write(&snippet, text).expect("our own file");
         serve(site, &snippet);
+    });
+}
+
+/// HAProxy with one thread, and a C_Sign of so many milliseconds.
+fn one_thread(site: &Site, milliseconds: u32, keywords: &[&str]) -> Server {
+    let settings = format!("rules = on\nlatency = 0\nlatency_c_sign = {milliseconds}ms");
+    site.hsm.recorder.settings(&settings);
+    let snippet = bundled(site);
+    let text = fs::read_to_string(&snippet).expect("our own file");
+    let asynchronous = |line: &&str| !["ssl-mode-async", "insecure-fork-wanted"].contains(&line.trim());
+    let own: String = text.lines().filter(asynchronous).flat_map(|line| [line, "\n"]).collect();
+    let lines: String = keywords.iter().map(|line| format!("    {line}\n")).collect();
+    fs::write(&snippet, own.replace("global\n", &format!("global\n    nbthread 1\n{lines}")))
+        .expect("our own file");
+    let haproxy = site.program("haproxy", &["-W", "-f", &snippet]);
+    Server::foreground(haproxy, site.port, Path::new(&site.log))
+}
+
+/// Handshakes in a second, of 64 clients.
+fn rate(site: &Site, milliseconds: u32, keywords: &[&str]) -> f64 {
+    let server = one_thread(site, milliseconds, keywords);
+    // The first pays for the login.
+    site.all_made(&server, &site.client().times(1), 1);
+    let (load, begun) = (site.client().start(64), Instant::now());
+    std::thread::sleep(Duration::from_secs(2));
+    let handshakes = load.stop();
+    let rate = f64::from(handshakes.made) / begun.elapsed().as_secs_f64();
+    site.all_made(&server, &handshakes, handshakes.made);
+    nobody_crashed(&server.stop("USR1"));
+    rate
+}
+
+const ASYNC: &[&str] = &["ssl-mode-async", "insecure-fork-wanted"];
+
+#[test]
+fn one_thread_of_haproxy_keeps_a_slow_hsm_busy() {
+    if !is_root("HAProxy") {
+        return;
+    }
+    every("HAProxy", "haproxy", Form::FILES, |site| {
+        let (blocked, free) = (rate(site, 20, &[]), rate(site, 20, ASYNC));
+        eprintln!(
+            "20 ms: {blocked:.0} and {free:.0} handshakes a second, {:.1} times as many",
+            free / blocked
+        );
+        assert!(free >= 4.0 * blocked, "{free} and {blocked}");
+        if std::env::var_os("HSMKEY_SOAK").is_some() {
+            let [at_once, five] = [0, 5].map(|latency| rate(site, latency, ASYNC));
+            eprintln!(
+                "0 ms: {at_once:.0}; 5 ms: {:.2} of it, 20 ms: {:.2} of it",
+                five / at_once,
+                free / at_once
+            );
+        }
+    });
+}
+
+#[test]
+fn haproxy_whose_user_may_start_no_thread_signs_all_the_same_and_the_log_says_so() {
+    if !is_root("HAProxy") {
+        return;
+    }
+    every("HAProxy", "haproxy", Form::FILES, |site| {
+        let server = one_thread(site, 1, &["ssl-mode-async"]);
+        site.all_made(&server, &site.http().times(20), 20);
+        let said = server.stop("USR1");
+        nobody_crashed(&said);
+        assert_eq!(said.matches("no thread can be started").count(), 1, "{said}");
+    });
+}
+
+#[test]
+fn clients_that_vanish_and_an_hsm_that_fails_in_mid_handshake_cost_haproxy_nothing() {
+    if !is_root("HAProxy") {
+        return;
+    }
+    every("HAProxy", "haproxy", Form::FILES, |site| {
+        let server = one_thread(site, 20, ASYNC);
+        let [worker] = server.workers()[..] else { panic!("not one worker") };
+        let open = || fs::read_dir(format!("/proc/{worker}/fd")).expect("it runs").count();
+        let load = site.client().start(16);
+        std::thread::sleep(Duration::from_secs(1));
+        let all = load.stop();
+        site.all_made(&server, &all, all.made);
+        let before = open();
+        site.hsm.recorder.control("device-error on=C_Sign every=5");
+        let load = site.client().start(4);
+        for _ in 0..200 {
+            site.client().vanish().expect("a server that listens");
+        }
+        let others = load.stop();
+        site.all_made(&server, &others, others.made);
+        site.hsm.recorder.clear_faults();
+        site.until("rid of the vanished", || open() <= before);
+        site.all_made(&server, &site.http().times(10), 10);
+        assert_eq!(server.workers(), [worker]);
+        nobody_crashed(&server.stop("USR1"));
     });
 }
 

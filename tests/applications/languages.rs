@@ -60,6 +60,37 @@ fn php_signs_and_issues_certificates() {
 }
 
 #[test]
+fn python_serves_by_the_engine() {
+    by_engine("Python", "python3", |site| serves(site, "python3", "programs/server.py", true));
+}
+
+#[test]
+fn php_signs_by_the_engine() {
+    by_engine("PHP", "php", |site| signs(site, "php", "programs/sign.php"));
+}
+
+/// With no engine and no provider the key file is an error, and nothing is signed with its numbers.
+#[test]
+fn a_reference_file_without_the_engine_signs_nothing() {
+    for (name, interpreter, program) in
+        [("PHP", "php", "programs/sign.php"), ("Ruby", "ruby", "programs/sign.rb")]
+    {
+        by_engine(name, interpreter, |site| {
+            let nothing = site.hsm.token.write("nothing.cnf", "");
+            site.hsm.token.write("document", "some octets");
+            let program = site.configure(program, &[]);
+            let failed = site.program(interpreter, &[&program]).env("OPENSSL_CONF", &nothing);
+            failed.current_dir(site.path("")).fails();
+            for file in ["sha1.sig", "sha256.sig"] {
+                let written = std::fs::read(site.path(file)).unwrap_or_default();
+                assert!(written.is_empty(), "{name} wrote {file}");
+            }
+            assert_eq!(site.hsm.recorder.counts().get("calls.C_Sign"), 0);
+        });
+    }
+}
+
+#[test]
 fn node_signs_and_serves_and_loads_the_key_again() {
     every("Node.js", "node", Form::FILES, |site| {
         signs(site, "node", "programs/sign.js");

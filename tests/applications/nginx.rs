@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::site::{Form, every, is_root, nobody_crashed};
+use crate::site::{Form, Site, by_engine, by_engine_id, every, is_root, nobody_crashed};
 use crate::support::Server;
 
 #[test]
@@ -10,7 +10,19 @@ fn nginx_serves_through_a_reload() {
     if !is_root("nginx") {
         return;
     }
-    every("nginx", "nginx", Form::FILES, |site| {
+    every("nginx", "nginx", Form::FILES, serve);
+}
+
+#[test]
+fn nginx_serves_through_a_reload_by_the_engine() {
+    if is_root("nginx") {
+        by_engine("nginx", "nginx", serve);
+        by_engine_id("nginx", "nginx", |uri| format!("\"engine:hsmkey:{uri}\""), serve);
+    }
+}
+
+fn serve(site: &Site) {
+    {
         let directory = site.directory("nginx");
         let (log, snippet) = (&site.log, site.configure("nginx.conf", &[]));
         // What the stand-in wants to know, AWS's library reads in /opt/cloudhsm: nginx clears its workers' environment.
@@ -32,7 +44,9 @@ fn nginx_serves_through_a_reload() {
             |more: &[&str]| site.program("nginx", &[&["-e", &site.log, "-c", &main][..], more].concat());
         // A check of the configuration needs no HSM.
         program(&["-t"]).succeeds();
-        assert_eq!(site.hsm.recorder.counts().calls(), 0);
+        if !site.key.contains("engine:") {
+            assert_eq!(site.hsm.recorder.counts().calls(), 0);
+        }
 
         let server = Server::foreground(program(&[]), site.port, Path::new(&site.log));
         let workers = server.workers();
@@ -48,5 +62,5 @@ fn nginx_serves_through_a_reload() {
         let ended = |line: &&str| line.contains("worker process ") && line.contains(" exited with code ");
         let ended: Vec<_> = said.lines().filter(ended).collect();
         assert!(ended.len() == 4 && ended.iter().all(|line| line.ends_with("code 0")), "{said}");
-    });
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::site::{Form, every};
+use crate::site::{Form, by_engine, by_engine_id, every};
 use crate::support::Program;
 
 /// The command of docs/applications.md.
@@ -60,4 +60,18 @@ fn osslsigncode_signs_for_windows() {
         }
         site.signed(2);
     });
+}
+
+#[test]
+fn sbsign_signs_by_the_engine() {
+    let sign = |site: &crate::site::Site, options: &[&str]| {
+        site.hsm.token.write("program.efi", windows_program());
+        let own = ["--key", &site.key, "--cert", &site.certificate, "--output", "signed.efi", "program.efi"];
+        site.program("sbsign", &[options, &own].concat()).current_dir(site.path("")).succeeds();
+        let verify = ["--cert", &site.certificate, "signed.efi"];
+        Program::new("sbverify", verify).current_dir(site.path("")).succeeds();
+        site.signed(1);
+    };
+    by_engine("sbsign", "sbsign", |site| sign(site, &[]));
+    by_engine_id("sbsign", "sbsign", str::to_owned, |site| sign(site, &["--engine", "hsmkey"]));
 }

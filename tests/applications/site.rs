@@ -105,17 +105,40 @@ fn tried(application: &str, program: &str, forms: &[Form], kinds: &[Kind], cell:
     }
 }
 
-/// Tries an application with hsmkey as an engine and nothing but that, on a reference key file.
+/// Tries an application with hsmkey as an engine and nothing but that, on a reference key file. Without the engine the file is no key.
 pub fn by_engine(application: &str, program: &str, test: impl Fn(&Site)) {
+    tried_by_engine(application, program, "0", |files| files.file.clone(), test);
+}
+
+/// The same on a key that the application has the engine load: with `init = 0`, and with `init = 1`. What it calls the key is made of the URI.
+pub fn by_engine_id(application: &str, program: &str, id: impl Fn(&str) -> String, test: impl Fn(&Site)) {
+    for init in ["0", "1"] {
+        tried_by_engine(application, program, init, |files| id(&files.uri), &test);
+    }
+}
+
+fn tried_by_engine(
+    application: &str,
+    program: &str,
+    init: &str,
+    key: impl Fn(&Key) -> String,
+    test: impl Fn(&Site),
+) {
     if installed(program).is_none() {
         return skipped(application, &format!("there is no {program}"));
     }
-    let site = Site::new(&KINDS[0], Form::Reference);
+    let mut site = Site::new(&KINDS[0], Form::Reference);
+    site.key = key(&site.files);
+    eprintln!("{application}, engine, init = {init}, {}", site.key);
     let here = [
         ("/usr/lib/x86_64-linux-gnu/ossl-modules/hsmkey.so", provider().display().to_string()),
         ("/etc/hsmkey/pin", site.hsm.token.pin_file()),
-        // Where there is no CloudHSM, the module has to be named.
-        ("init = 0\n", format!("init = 0\npkcs11-module-path = {}\n", Recorder::module().display())),
+        // Where there is no CloudHSM, the module has to be named, and above what puts the engine to use.
+        ("init = 0\n", format!("init = {init}\n")),
+        (
+            "default_algorithms",
+            format!("pkcs11-module-path = {}\ndefault_algorithms", Recorder::module().display()),
+        ),
     ];
     let here: Vec<(&str, &str)> = here.iter().map(|(from, to)| (*from, &to[..])).collect();
     let text = site.configuration("engine.cnf", &here);

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 
-use crate::site::{Form, every, is_root, nobody_crashed};
+use crate::site::{Form, Site, by_engine, by_engine_id, every, is_root, nobody_crashed};
 use crate::support::{Program, Server};
 
 /// A plain HTTP server on a port that the system chooses.
@@ -31,14 +31,26 @@ fn stunnel_serves_as_its_own_user_through_a_reload() {
     if !is_root("stunnel") {
         return;
     }
-    every("stunnel", "stunnel4", Form::FILES, |site| {
+    every("stunnel", "stunnel4", Form::FILES, serve);
+    by_engine("stunnel", "stunnel4", serve);
+    by_engine_id("stunnel", "stunnel4", str::to_owned, serve);
+}
+
+fn serve(site: &Site) {
+    {
         let port = plain_server().to_string();
         let service = site.configure("stunnel.conf", &[("8080", &port)]);
         let service = fs::read_to_string(service).expect("our own file");
-        let text = format!("foreground = yes\ndebug = notice\npid =\n{service}");
+        let by_id = site.key.starts_with("pkcs11:");
+        let engine = if by_id { "engine = hsmkey\n" } else { "" };
+        let service = if by_id { service + "engineId = hsmkey\n" } else { service };
+        let text = format!("foreground = yes\ndebug = notice\npid =\n{engine}{service}");
         let main = site.hsm.token.write("main.conf", text);
         // It reads both again as its own user.
-        Program::new("chown", ["stunnel4", &main, &site.key]).succeeds();
+        Program::new("chown", ["stunnel4", &main, &site.files.file]).succeeds();
+        if !by_id {
+            Program::new("chown", ["stunnel4", &site.key]).succeeds();
+        }
         let stunnel = site.program("stunnel4", &[&main]);
         let server = Server::foreground(stunnel, site.port, Path::new(&site.log));
         // It closes its port for the time of a reload.
@@ -49,5 +61,5 @@ fn stunnel_serves_as_its_own_user_through_a_reload() {
             site.until("reloaded", || loaded() > before);
         });
         nobody_crashed(&server.stop("TERM"));
-    });
+    }
 }

@@ -29,6 +29,7 @@ pub const APPLICATIONS: &[(&str, &str)] = &[
     ("Node.js", "crypto.sign: SHA-1, SHA-256; server of module https"),
     ("curl", "client certificate"),
     ("osslsigncode", "Authenticode: SHA-1, SHA-256"),
+    ("sbsign", "Secure Boot: SHA-256"),
     ("xmlsec1", "RSA-SHA1, RSA-SHA256"),
     ("OpenDKIM", "opendkim-testmsg: rsa-sha1"),
 ];

@@ -1,6 +1,6 @@
 //! curl, with a certificate of its own.
 
-use crate::site::{Form, every, requests};
+use crate::site::{Form, Site, by_engine, by_engine_id, every, requests};
 use crate::support::{Program, Server};
 
 /// The command of docs/applications.md.
@@ -8,7 +8,19 @@ pub const COMMAND: &str = "curl --silent --show-error --fail --cacert /etc/pki/c
 
 #[test]
 fn curl_shows_a_certificate() {
-    every("curl", "curl", Form::FILES, |site| {
+    every("curl", "curl", Form::FILES, |site| shows(site, &[]));
+}
+
+#[test]
+fn curl_shows_a_certificate_by_the_engine() {
+    by_engine("curl", "curl", |site| shows(site, &[]));
+    by_engine_id("curl", "curl", str::to_owned, |site| {
+        shows(site, &["--engine", "hsmkey", "--key-type", "ENG"])
+    });
+}
+
+fn shows(site: &Site, options: &[&str]) {
+    {
         // The server is stock openssl with a software key of its own, and wants the client's certificate.
         let (key, certificate) = (site.path("ca.key"), site.path("ca.pem"));
         let own = [
@@ -32,7 +44,7 @@ fn curl_shows_a_certificate() {
         let server = Program::stock_openssl(serve.iter().chain(&verify));
         let server = Server::foreground(server, site.port, std::path::Path::new(&site.log));
         let command = site.here(COMMAND).replace("/etc/pki/ca.pem", &certificate);
-        let words: Vec<&str> = command.split(' ').skip(1).collect();
+        let words: Vec<&str> = options.iter().copied().chain(command.split(' ').skip(1)).collect();
         let count = requests() / 3;
         for _ in 0..count {
             let answer = site.program("curl", &words).succeeds();
@@ -43,5 +55,5 @@ fn curl_shows_a_certificate() {
         let stranger = ["--silent", "--cacert", &certificate, &format!("https://localhost:{port}/")];
         assert!(!Program::new("curl", stranger).run().status.success());
         drop(server);
-    });
+    }
 }

@@ -7,7 +7,8 @@ use std::sync::{Mutex, OnceLock};
 use super::{OpenSsl, Program, repository};
 
 /// The directories that have C programs.
-const DIRECTORIES: [&str; 4] = ["tests/provider", "tests/reliability", "tests/engine", "benches"];
+const DIRECTORIES: [&str; 5] =
+    ["tests/provider", "tests/reliability", "tests/engine", "tests/jobs", "benches"];
 
 /// A C program of [`DIRECTORIES`], compiled against the system's libcrypto, once per test run.
 pub fn c_program(name: &str) -> PathBuf {

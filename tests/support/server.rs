@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use openssl::error::ErrorStack;
-use openssl::ssl::{SslConnector, SslConnectorBuilder, SslMethod, SslStream, SslVersion};
+use openssl::ssl::{HandshakeError, SslConnector, SslConnectorBuilder, SslMethod, SslStream, SslVersion};
 
 use super::Program;
 
@@ -236,6 +236,19 @@ impl TlsClient {
         }
         let _ = stream.shutdown();
         Ok(answer)
+    }
+
+    /// Says hello and is gone.
+    pub fn vanish(&self) -> Result<(), String> {
+        let stream =
+            TcpStream::connect(("127.0.0.1", self.port)).map_err(|error| format!("connecting: {error}"))?;
+        stream.set_nonblocking(true).expect("a mode");
+        let configuration = self.connector.configure().expect("a client").verify_hostname(false);
+        match configuration.connect("localhost", stream) {
+            Err(HandshakeError::WouldBlock(_)) => Ok(()),
+            Ok(_) => Err("the handshake was made".into()),
+            Err(error) => Err(format!("handshake: {error}")),
+        }
     }
 
     fn connect(&self) -> Result<SslStream<TcpStream>, String> {

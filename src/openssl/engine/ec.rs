@@ -134,17 +134,25 @@ unsafe extern "C" fn sign_sig<T: Engine, const P: usize>(
 ) -> *mut ECDSA_SIG {
     let Some(library) = Library::at::<P>() else { return ptr::null_mut() };
     boundary::run(library, || {
-        let Ok(length) = usize::try_from(length) else { bail!(InvalidArgument, "a negative length") };
-        // SAFETY: OpenSSL's arguments.
-        let (key, digest, bits) = unsafe {
-            let key = library.ec_place::<T::Key>(ec)?;
-            let group = (library.functions.EC_KEY_get0_group)(ec);
-            (key, boundary::input(digest, length)?, (library.functions.EC_GROUP_order_bits)(group))
+        let make = || {
+            let Ok(length) = usize::try_from(length) else { bail!(InvalidArgument, "a negative length") };
+            // SAFETY: OpenSSL's arguments.
+            let (key, digest, bits) = unsafe {
+                let key = library.ec_place::<T::Key>(ec)?;
+                let group = (library.functions.EC_KEY_get0_group)(ec);
+                (key, boundary::input(digest, length)?, (library.functions.EC_GROUP_order_bits)(group))
+            };
+            let digest = leftmost(digest, usize::try_from(bits).unwrap_or_default());
+            let work = move |key: &T::Key| {
+                let mut signature = vec![0; 2 * LONGEST];
+                let length = T::sign_ecdsa(key, &digest, &mut signature)?;
+                signature.truncate(length);
+                Ok(signature)
+            };
+            Ok(Some((Arc::clone(key), work)))
         };
-        let digest = leftmost(digest, usize::try_from(bits).unwrap_or_default());
-        let mut signature = [0; 2 * LONGEST];
-        let length = library.shielded(|| T::sign_ecdsa(key, &digest, &mut signature))?;
-        library.ecdsa_signature(&signature[..length])
+        let signature = library.perform::<T, _, _>(make)?.unwrap_or_default();
+        library.ecdsa_signature(&signature)
     })
 }
 
@@ -207,27 +215,30 @@ unsafe extern "C" fn compute_key<T: Engine, const P: usize>(
         let (Some(place), Some(length)) = (unsafe { (secret.as_mut(), secret_length.as_mut()) }) else {
             bail!(InvalidArgument, "no place for the secret");
         };
-        // SAFETY: OpenSSL's arguments: a point on the curve of a live key.
-        let (key, degree, octets) = unsafe {
-            let key = library.ec_place::<T::Key>(ec)?;
-            let group = (functions.EC_KEY_get0_group)(ec);
-            let mut octets = vec![0; 1 + 2 * LONGEST];
-            let written = (functions.EC_POINT_point2oct)(
-                group,
-                point,
-                UNCOMPRESSED,
-                octets.as_mut_ptr(),
-                octets.len(),
-                ptr::null_mut(),
-            );
-            octets.truncate(written);
-            (key, (functions.EC_GROUP_get_degree)(group), octets)
+        let make = || {
+            // SAFETY: OpenSSL's arguments: a point on the curve of a live key.
+            let (key, degree, octets) = unsafe {
+                let key = library.ec_place::<T::Key>(ec)?;
+                let group = (functions.EC_KEY_get0_group)(ec);
+                let mut octets = vec![0; 1 + 2 * LONGEST];
+                let written = (functions.EC_POINT_point2oct)(
+                    group,
+                    point,
+                    UNCOMPRESSED,
+                    octets.as_mut_ptr(),
+                    octets.len(),
+                    ptr::null_mut(),
+                );
+                octets.truncate(written);
+                (key, (functions.EC_GROUP_get_degree)(group), octets)
+            };
+            let size = usize::try_from(degree).unwrap_or_default().div_ceil(8);
+            if octets.is_empty() || size == 0 {
+                bail!(InvalidArgument, "the other's point cannot be written");
+            }
+            Ok(Some((Arc::clone(key), move |key: &T::Key| T::derive(key, &octets, size))))
         };
-        let size = usize::try_from(degree).unwrap_or_default().div_ceil(8);
-        if octets.is_empty() || size == 0 {
-            bail!(InvalidArgument, "the other's point cannot be written");
-        }
-        let derived = library.shielded(|| T::derive(key, &octets, size))?;
+        let Some(derived) = library.perform::<T, _, _>(make)? else { bail!(Internal, "no key") };
         const FILE: &CStr = c"hsmkey";
         // SAFETY: as much memory as is asked for or null; the caller frees it.
         unsafe {

@@ -6,11 +6,14 @@
 
 use std::ffi::{CString, c_int, c_ulong};
 use std::ptr;
+use std::sync::Arc;
 
 use once_cell::race::OnceBox;
 
 use super::super::boundary::Raise;
 use super::super::host::Host;
+use super::super::job::{Jobs, Place};
+use super::super::stack::with_room;
 use super::ec::Ec;
 use super::functions::{ErrorString, Errors, Functions};
 use super::rsa::Rsa;
@@ -32,6 +35,7 @@ pub(super) struct Library {
     pub(super) engine_index: c_int,
     pub(super) rsa: Rsa,
     pub(super) ec: Ec,
+    jobs: Jobs,
 }
 
 /// CRYPTO_EX_INDEX_ENGINE, crypto.h.
@@ -69,7 +73,30 @@ impl Library {
         let callbacks = callbacks::of::<T>(place);
         let rsa = Rsa::new(&functions, &callbacks.rsa)?;
         let ec = Ec::new(&functions, &callbacks.ec)?;
-        Ok(Self { host, functions, number, engine_index, rsa, ec })
+        Ok(Self { host, functions, number, engine_index, rsa, ec, jobs: Jobs::of(Ok(host)) })
+    }
+
+    /// Does work with a key, in an asynchronous job by a worker of the key's: see [`Jobs::elsewhere`]. `None` where `make` has no key. It
+    /// makes the work anew where no worker could do it; the caller holds nothing that he would have to give back.
+    pub(super) fn perform<T: Engine, R: Send + 'static, W>(
+        &'static self,
+        make: impl Fn() -> Result<Option<(Arc<T::Key>, W)>>,
+    ) -> Result<Option<R>>
+    where
+        W: FnOnce(&T::Key) -> Result<R> + Send + 'static,
+    {
+        // The key may have to be looked up.
+        let apart = || {
+            let Some((key, work)) = with_room(&make)? else { return Ok(None) };
+            let workers = Arc::clone(T::workers(&key));
+            Ok(Some((workers, move || self.shielded(|| work(&key)))))
+        };
+        match self.jobs.elsewhere(apart) {
+            Place::Elsewhere(result) => result.map(Some),
+            Place::Here(here) => {
+                here.run(|| make()?.map(|(key, work)| self.shielded(|| work(&key))).transpose())
+            }
+        }
     }
 
     /// Runs `work`, then takes off the queue whatever it left there: a PKCS#11 module may use the same libcrypto.

@@ -23,6 +23,7 @@ use super::bindings as c;
 use super::boundary;
 use super::host::Host;
 use crate::error::{Result, bail};
+use crate::workers::Workers;
 use library::Library;
 
 pub use control::{Control, Kind, Value};
@@ -88,6 +89,9 @@ pub trait Engine: Sized + Send + Sync + 'static {
     /// # Errors
     /// Where that cannot be found out.
     fn referenced(&self, reference: &Reference) -> Result<Option<Arc<Self::Key>>>;
+
+    /// Who works for asynchronous jobs that use a key.
+    fn workers(key: &Self::Key) -> &Arc<Workers>;
 
     /// Pads and signs; says how much of `output`, which has room for the modulus, was written.
     ///

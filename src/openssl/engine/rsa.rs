@@ -245,9 +245,10 @@ unsafe extern "C" fn loaded<T: Engine, const P: usize, const ENCRYPT: bool>(
     boundary::run(library, || {
         // SAFETY: a live RSA of this libcrypto.
         let place = unsafe { library.place::<T::Key>(rsa) };
-        match place.and_then(Place::key) {
-            // SAFETY: OpenSSL's arguments.
-            Some(key) => unsafe { operate::<T, ENCRYPT>(library, key, length, from, to, rsa, padding) },
+        let key = || Ok(place.and_then(Place::key).cloned());
+        // SAFETY: OpenSSL's arguments.
+        match unsafe { operate::<T, ENCRYPT>(library, key, length, from, to, rsa, padding) }? {
+            Some(result) => Ok(result),
             None => bail!(NotInitialised, "the RSA was not loaded by the engine"),
         }
     })
@@ -264,9 +265,10 @@ unsafe extern "C" fn any<T: Engine, const P: usize, const ENCRYPT: bool>(
     let Some(library) = Library::at::<P>() else { return -1 };
     boundary::run(library, || {
         // SAFETY: a live RSA of this libcrypto.
-        match unsafe { library.referenced::<T>(rsa) }? {
-            // SAFETY: OpenSSL's arguments.
-            Some(key) => unsafe { operate::<T, ENCRYPT>(library, &key, length, from, to, rsa, padding) },
+        let key = || unsafe { library.referenced::<T>(rsa) };
+        // SAFETY: OpenSSL's arguments.
+        match unsafe { operate::<T, ENCRYPT>(library, key, length, from, to, rsa, padding) }? {
+            Some(result) => Ok(result),
             None => {
                 let own = if ENCRYPT { library.rsa.own_encrypt } else { library.rsa.own_decrypt };
                 // SAFETY: OpenSSL's arguments, handed on.
@@ -276,41 +278,46 @@ unsafe extern "C" fn any<T: Engine, const P: usize, const ENCRYPT: bool>(
     })
 }
 
+/// `None` where there is no key.
+///
 /// # Safety
 /// The arguments are those of a private operation, RSA_private_encrypt(3): `length` readable octets, room for the modulus.
 unsafe fn operate<T: Engine, const ENCRYPT: bool>(
-    library: &Library,
-    key: &T::Key,
+    library: &'static Library,
+    key: impl Fn() -> Result<Option<Arc<T::Key>>>,
     length: c_int,
     from: *const c_uchar,
     to: *mut c_uchar,
     rsa: *const RSA,
     padding: c_int,
-) -> Result<RsaResult> {
-    // SAFETY: a live RSA.
-    let size = unsafe { (library.functions.RSA_size)(rsa) };
-    let (Ok(length), Ok(size)) = (usize::try_from(length), usize::try_from(size)) else {
-        bail!(InvalidArgument, "a negative length");
-    };
-    if to.is_null() {
-        bail!(InvalidArgument, "no place for the result");
-    }
-    // Both may be one buffer.
-    // SAFETY: readable by the caller's contract.
-    let input = Zeroizing::new(unsafe { boundary::input(from, length) }?.to_vec());
-    let mut output = Zeroizing::new(vec![0; size]);
-    let padding = Padding::from_number(padding)?;
-    let work = || {
-        if ENCRYPT {
-            T::sign(key, padding, &input, &mut output)
-        } else {
-            T::decrypt(key, padding, &input, &mut output)
+) -> Result<Option<RsaResult>> {
+    let make = || {
+        let Some(key) = key()? else { return Ok(None) };
+        // SAFETY: a live RSA.
+        let size = unsafe { (library.functions.RSA_size)(rsa) };
+        let (Ok(length), Ok(size)) = (usize::try_from(length), usize::try_from(size)) else {
+            bail!(InvalidArgument, "a negative length");
+        };
+        if to.is_null() {
+            bail!(InvalidArgument, "no place for the result");
         }
+        // Both may be one buffer.
+        // SAFETY: readable by the caller's contract.
+        let input = Zeroizing::new(unsafe { boundary::input(from, length) }?.to_vec());
+        let padding = Padding::from_number(padding)?;
+        let work = move |key: &T::Key| {
+            let mut output = Zeroizing::new(vec![0; size]);
+            let operation = if ENCRYPT { T::sign } else { T::decrypt };
+            let length = operation(key, padding, &input, &mut output)?;
+            output.truncate(length);
+            Ok(output)
+        };
+        Ok(Some((key, work)))
     };
-    let length = library.shielded(work)?;
-    // SAFETY: as much room as the modulus has octets by the caller's contract, and a slice of at most that many.
-    unsafe { ptr::copy_nonoverlapping(output[..length].as_ptr(), to, length) };
-    Ok(RsaResult(length as c_int))
+    let Some(output) = library.perform::<T, _, _>(make)? else { return Ok(None) };
+    // SAFETY: as much room as the modulus has octets by the caller's contract, and at most that many.
+    unsafe { ptr::copy_nonoverlapping(output.as_ptr(), to, output.len()) };
+    Ok(Some(RsaResult(output.len() as c_int)))
 }
 
 /// The engine that a callback is for.

@@ -4,6 +4,7 @@ use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
 
+use super::Step;
 use super::provider::{Provider, provider};
 use crate::error::Result;
 use crate::openssl::algorithm::Dispatch;
@@ -177,11 +178,11 @@ unsafe extern "C" fn decrypt<A: AsymCipher>(
 ) -> c_int {
     // SAFETY: as for `encrypt`.
     unsafe {
-        boundary::on_mut(context, |context: &mut A| {
-            let size = context.size()?;
-            Output::new(output, length, capacity)?
-                .answer(size, |buffer| context.decrypt(boundary::input(input, input_length)?, buffer))
-        })
+        Step { size: A::size, duplicate: A::duplicate, work: A::decrypt }.take(
+            context,
+            (output, length, capacity),
+            (input, input_length),
+        )
     }
 }
 

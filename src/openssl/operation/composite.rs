@@ -5,12 +5,13 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 
+use super::Step;
 use super::provider::provider;
 use super::signature::Signature;
 use crate::error::{Result, bail};
 use crate::openssl::algorithm::Dispatch;
 use crate::openssl::bindings as c;
-use crate::openssl::boundary::{self, Output};
+use crate::openssl::boundary;
 use crate::openssl::core::{Core, HasCore};
 use crate::openssl::dispatch;
 use crate::openssl::params::{ParamList, Params, Request};
@@ -86,6 +87,14 @@ impl<S: Signature> HasCore for Context<S> {
 }
 
 impl<S: Signature> Context<S> {
+    fn size(&self) -> Result<usize> {
+        self.signature.size()
+    }
+
+    fn duplicate(&self) -> Result<Self> {
+        Ok(Self { signature: self.signature.duplicate()?, message: self.message })
+    }
+
     fn sign(&mut self, input: &[u8], buffer: &mut [u8]) -> Result<usize> {
         if !self.message {
             return self.signature.sign(input, buffer);
@@ -133,12 +142,7 @@ unsafe extern "C" fn freectx<C: Composite>(context: *mut c_void) {
 
 unsafe extern "C" fn dupctx<C: Composite>(context: *mut c_void) -> *mut c_void {
     // SAFETY: null or a context of ours, used by one thread at a time.
-    unsafe {
-        boundary::on(context, |context: &Context<C::Signature>| {
-            let signature = context.signature.duplicate()?;
-            Ok(Box::new(Context { signature, message: context.message }))
-        })
-    }
+    unsafe { boundary::on(context, |context: &Context<C::Signature>| context.duplicate().map(Box::new)) }
 }
 
 unsafe extern "C" fn sign_init<C: Composite>(
@@ -183,11 +187,11 @@ unsafe extern "C" fn sign<C: Composite>(
 ) -> c_int {
     // SAFETY: as for `sign_init`; the buffers are the application's, of the sizes it says, for this call alone.
     unsafe {
-        boundary::on_mut(context, |context: &mut Context<C::Signature>| {
-            let size = context.signature.size()?;
-            Output::new(signature, length, capacity)?
-                .answer(size, |buffer| context.sign(boundary::input(input, input_length)?, buffer))
-        })
+        Step { size: Context::size, duplicate: Context::duplicate, work: Context::<C::Signature>::sign }.take(
+            context,
+            (signature, length, capacity),
+            (input, input_length),
+        )
     }
 }
 
@@ -212,10 +216,12 @@ unsafe extern "C" fn sign_message_final<C: Composite>(
 ) -> c_int {
     // SAFETY: as for `sign`.
     unsafe {
-        boundary::on_mut(context, |context: &mut Context<C::Signature>| {
-            let size = context.signature.size()?;
-            Output::new(signature, length, capacity)?.answer(size, |buffer| context.finish(buffer))
-        })
+        Step {
+            size: Context::size,
+            duplicate: Context::duplicate,
+            work: |context: &mut Context<C::Signature>, _, buffer| context.finish(buffer),
+        }
+        .take(context, (signature, length, capacity), (ptr::null(), 0))
     }
 }
 

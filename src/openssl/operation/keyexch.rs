@@ -4,11 +4,12 @@ use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
 
+use super::Step;
 use super::provider::{Provider, provider};
 use crate::error::{Error, Reason, Result};
 use crate::openssl::algorithm::Dispatch;
 use crate::openssl::bindings as c;
-use crate::openssl::boundary::{self, Output};
+use crate::openssl::boundary;
 use crate::openssl::core::HasCore;
 use crate::openssl::dispatch;
 use crate::openssl::params::{Descriptors, Params, Request};
@@ -139,10 +140,12 @@ unsafe extern "C" fn derive<X: KeyExchange>(
 ) -> c_int {
     // SAFETY: as for `init`; the buffer is the application's, of the size it says, for this call alone.
     unsafe {
-        boundary::on_mut(context, |context: &mut X| {
-            let size = context.size()?;
-            Output::new(secret, length, capacity)?.answer(size, |buffer| context.derive(buffer))
-        })
+        Step {
+            size: X::size,
+            duplicate: |context| Ok(context.duplicate()),
+            work: |context, _, buffer| context.derive(buffer),
+        }
+        .take(context, (secret, length, capacity), (ptr::null(), 0))
     }
 }
 

@@ -14,8 +14,12 @@ pub mod store;
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use super::bindings as c;
-use super::boundary;
+use super::boundary::{self, Output};
+use super::core::HasCore;
+use super::job::Place;
 use super::params::ParamList;
 use crate::error::{Result, bail};
 
@@ -155,5 +159,84 @@ unsafe fn shared<T>(pointer: *const c_void) -> Option<Arc<T>> {
     unsafe {
         Arc::increment_strong_count(pointer);
         Some(Arc::from_raw(pointer))
+    }
+}
+
+/// The step of an operation in which the HSM works.
+struct Step<S> {
+    /// Octets that the result may have.
+    size: fn(&S) -> Result<usize>,
+    /// The same context in the same state.
+    duplicate: fn(&S) -> Result<S>,
+    /// Takes the input, and writes the result into as many octets at least.
+    work: fn(&mut S, &[u8], &mut [u8]) -> Result<usize>,
+}
+
+/// A step that was taken: what has become of the context, and the result, of so many octets.
+struct Taken<S> {
+    copy: S,
+    octets: Zeroizing<Vec<u8>>,
+    result: Result<usize>,
+}
+
+impl<S: HasCore + Send + 'static> Step<S> {
+    /// The body of the callback. In an asynchronous job of the application's a worker takes the step, with a copy of the context and of the
+    /// input. When it is done the copy takes the context's place; where the application has dropped the job, the context is as it was.
+    ///
+    /// # Safety
+    /// As for [`boundary::on_mut`], [`Output::new`] and [`boundary::input`]. `result` is a buffer, a place for a length, and a capacity;
+    /// `input` is a buffer and its length.
+    unsafe fn take(
+        self,
+        context: *mut c_void,
+        result: (*mut u8, *mut usize, usize),
+        input: (*const u8, usize),
+    ) -> c_int {
+        // SAFETY: the caller's contract.
+        unsafe {
+            boundary::on_mut(context, |context: &mut S| {
+                let size = (self.size)(context)?;
+                Output::new(result.0, result.1, result.2)?.answer(size, |buffer| {
+                    let input = boundary::input(input.0, input.1)?;
+                    if context.core().is_in_a_job() {
+                        self.take_in_a_job(context, input, buffer, size)
+                    } else {
+                        (self.work)(context, input, buffer)
+                    }
+                })
+            })
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_in_a_job(&self, context: &mut S, input: &[u8], buffer: &mut [u8], size: usize) -> Result<usize> {
+        match context.core().elsewhere(|| self.apart(context, input, size)) {
+            Place::Here(here) => here.run(|| (self.work)(context, input, buffer)),
+            Place::Elsewhere(done) => {
+                let Taken { copy, octets, result } = done?;
+                *context = copy;
+                let length = result?;
+                buffer[..length].copy_from_slice(&octets[..length]);
+                Ok(length)
+            }
+        }
+    }
+
+    /// The step as something that owns all it needs.
+    #[inline(never)]
+    fn apart(
+        &self,
+        context: &S,
+        input: &[u8],
+        size: usize,
+    ) -> Result<impl FnOnce() -> Result<Taken<S>> + Send + 'static> {
+        let mut copy = (self.duplicate)(context)?;
+        let (work, input) = (self.work, Zeroizing::new(input.to_vec()));
+        Ok(move || {
+            let mut octets = Zeroizing::new(vec![0; size]);
+            let result = work(&mut copy, &input, &mut octets);
+            Ok(Taken { copy, octets, result })
+        })
     }
 }

@@ -101,6 +101,11 @@ const GETTABLE: Descriptors = descriptors![
 ];
 
 unsafe extern "C" fn teardown<P: Provider>(context: *mut c_void) {
+    // SAFETY: null or a live context of ours.
+    if let Some(instance) = unsafe { context.cast::<Instance<P>>().as_ref() } {
+        // What an application has dropped in mid-work is not to use what goes now.
+        boundary::quietly(|| instance.core().close());
+    }
     // SAFETY: OpenSSL tears a context of ours down once, after its last use. Contexts and keys that an application still holds own
     // the provider by their Arc.
     unsafe { super::free::<Instance<P>>(context) };

@@ -4,11 +4,12 @@ use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
 
+use super::Step;
 use super::provider::{Provider, provider};
 use crate::error::Result;
 use crate::openssl::algorithm::Dispatch;
 use crate::openssl::bindings as c;
-use crate::openssl::boundary::{self, Output, Verdict};
+use crate::openssl::boundary::{self, Verdict};
 use crate::openssl::core::HasCore;
 use crate::openssl::dispatch;
 use crate::openssl::params::{Descriptors, Params, Request};
@@ -228,11 +229,11 @@ unsafe extern "C" fn sign<S: Signature>(
 ) -> c_int {
     // SAFETY: as for `sign_init`; the buffers are the application's, of the sizes it says, for this call alone.
     unsafe {
-        boundary::on_mut(context, |context: &mut S| {
-            let size = context.size()?;
-            Output::new(signature, length, capacity)?
-                .answer(size, |buffer| context.sign(boundary::input(input, input_length)?, buffer))
-        })
+        Step { size: S::size, duplicate: S::duplicate, work: S::sign }.take(
+            context,
+            (signature, length, capacity),
+            (input, input_length),
+        )
     }
 }
 
@@ -268,10 +269,8 @@ unsafe extern "C" fn digest_sign_final<S: Signature>(
 ) -> c_int {
     // SAFETY: as for `sign`.
     unsafe {
-        boundary::on_mut(context, |context: &mut S| {
-            let size = context.size()?;
-            Output::new(signature, length, capacity)?.answer(size, |buffer| context.finish(buffer))
-        })
+        Step { size: S::size, duplicate: S::duplicate, work: |context, _, buffer| context.finish(buffer) }
+            .take(context, (signature, length, capacity), (ptr::null(), 0))
     }
 }
 
@@ -285,11 +284,11 @@ unsafe extern "C" fn digest_sign<S: Signature>(
 ) -> c_int {
     // SAFETY: as for `sign`.
     unsafe {
-        boundary::on_mut(context, |context: &mut S| {
-            let size = context.size()?;
-            Output::new(signature, length, capacity)?
-                .answer(size, |buffer| context.sign_message(boundary::input(data, data_length)?, buffer))
-        })
+        Step { size: S::size, duplicate: S::duplicate, work: S::sign_message }.take(
+            context,
+            (signature, length, capacity),
+            (data, data_length),
+        )
     }
 }
 

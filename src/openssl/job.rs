@@ -1,0 +1,339 @@
+//! Asynchronous jobs (ASYNC_start_job(3)): while the HSM works, the application's thread does something else.
+//!
+//! Where a job is current its work is given to a worker, and the job is paused: its stack is set aside until the application, which is told
+//! through a file descriptor, resumes it. What that asks for:
+//!
+//! * The application may never resume it. Then nobody unwinds its stack: what lies there is lost, and what it points to may be gone. So a
+//!   worker has a copy of all that it works on; nothing on the stack owns anything while the job is paused; what the two share belongs to
+//!   the job's wait context, and goes with it, or with the worker where that takes longer.
+//! * It may resume it on another thread. So no lock is held, no error mark is set and no thread-local is in use across the pause. The panic
+//!   boundary may be: catch_unwind keeps its state on the stack, the count of panics is raised and lowered by the thread that unwinds, and
+//!   no job is paused while one does.
+//! * It may resume it too early: the job pauses again.
+//! * It may believe that a job with a descriptor has paused: so it is told of one just before.
+//! * It may fork: in the child the worker does not exist, and the job does its work itself.
+//! * A job has 32 KiB of stack, with OpenSSL's own frames. What a worker does needs none of it, and what the job has to do itself gets
+//!   another one.
+
+use std::ffi::{c_int, c_void};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::boundary;
+use super::host::{Host, host_functions};
+use super::stack::with_room;
+use crate::error::{Error, Reason, Result};
+use crate::workers::{self, Workers};
+
+/// libcrypto's types that are only ever pointed to.
+#[repr(C)]
+struct AsyncJob([u8; 0]);
+#[repr(C)]
+struct WaitContext([u8; 0]);
+
+type Cleanup = unsafe extern "C" fn(*mut WaitContext, *const c_void, c_int, *mut c_void);
+
+host_functions! {
+    current = c"ASYNC_get_current_job": unsafe extern "C" fn() -> *mut AsyncJob;
+    wait_context = c"ASYNC_get_wait_ctx": unsafe extern "C" fn(*mut AsyncJob) -> *mut WaitContext;
+    get_fd = c"ASYNC_WAIT_CTX_get_fd": unsafe extern "C" fn(*mut WaitContext, *const c_void, *mut c_int, *mut *mut c_void) -> c_int;
+    set_wait_fd = c"ASYNC_WAIT_CTX_set_wait_fd": unsafe extern "C" fn(*mut WaitContext, *const c_void, c_int, *mut c_void, Option<Cleanup>) -> c_int;
+    pause = c"ASYNC_pause_job": unsafe extern "C" fn() -> c_int;
+}
+
+/// Its address is the key of what is ours in a wait context. It says nothing of whose libcrypto that is.
+static KEY: AtomicU8 = AtomicU8::new(0);
+
+/// Where work is done.
+pub(super) enum Place<R> {
+    /// A worker has done it.
+    Elsewhere(Result<R>),
+    /// The caller has to do it.
+    Here(Here),
+}
+
+/// That there is no worker.
+pub(super) struct Here {
+    in_a_job: bool,
+}
+
+impl Here {
+    /// Does it, where there is room for it.
+    pub(super) fn run<R>(self, work: impl FnOnce() -> R) -> R {
+        if self.in_a_job { with_room(work) } else { work() }
+    }
+}
+
+/// The jobs of one libcrypto; `None` where it knows of none.
+pub(super) struct Jobs(Option<Functions>);
+
+impl Jobs {
+    /// Whether a job is current. It is asked before every signature, and all that it costs outside of jobs.
+    pub(super) fn is_in_one(&self) -> bool {
+        // SAFETY: no arguments.
+        self.0.as_ref().is_some_and(|functions| unsafe { !(functions.current)().is_null() })
+    }
+
+    pub(super) fn of(host: Result<Host>) -> Self {
+        Self(host.and_then(Functions::of).ok())
+    }
+
+    /// Has a worker do what `make` makes, and lets the application go on meanwhile. The caller has to do it himself where no job is current,
+    /// there is no worker, nothing was made, or the process is a child of the one that has the worker.
+    ///
+    /// `make` may be called and what it made be dropped. The caller holds nothing that he would have to give back.
+    #[inline]
+    pub(super) fn elsewhere<R, W>(&self, make: impl FnOnce() -> Result<Option<(Arc<Workers>, W)>>) -> Place<R>
+    where
+        W: FnOnce() -> Result<R> + Send + 'static,
+        R: Send + 'static,
+    {
+        let Some(functions) = &self.0 else { return Place::Here(Here { in_a_job: false }) };
+        // SAFETY: no arguments.
+        let job = unsafe { (functions.current)() };
+        if job.is_null() {
+            return Place::Here(Here { in_a_job: false });
+        }
+        match functions.hand_over(job, make) {
+            Some(result) => Place::Elsewhere(result),
+            None => Place::Here(Here { in_a_job: true }),
+        }
+    }
+}
+
+impl Functions {
+    #[inline(never)]
+    fn hand_over<R, W>(
+        &self,
+        job: *mut AsyncJob,
+        make: impl FnOnce() -> Result<Option<(Arc<Workers>, W)>>,
+    ) -> Option<Result<R>>
+    where
+        W: FnOnce() -> Result<R> + Send + 'static,
+        R: Send + 'static,
+    {
+        let generation = workers::generation();
+        let (waiting, work) = match self.begin(job, make) {
+            Ok(Begun::Waiting(waiting, work)) => (waiting, work),
+            Ok(Begun::Done(result)) => return Some(result),
+            Ok(Begun::Not) => return None,
+            Err(error) => return Some(Err(error)),
+        };
+        // From here on this frame only borrows.
+        loop {
+            // SAFETY: no arguments. Whatever thread comes back from it, this stack is as it was.
+            if unsafe { (self.pause)() } != 1 {
+                waiting.event.wait(100);
+            }
+            waiting.event.drain();
+            if work.is_done() {
+                break;
+            }
+            if workers::generation() != generation {
+                waiting.forget(work);
+                return None;
+            }
+            // An application that has forbidden to pause (ASYNC_block_pause(3)) must not make it a busy loop.
+            waiting.event.wait(1);
+        }
+        let result = work.take();
+        waiting.forget(work);
+        Some(result)
+    }
+
+    /// Makes the work and gives it to a worker.
+    #[inline(never)]
+    fn begin<'a, R, W>(
+        &self,
+        job: *mut AsyncJob,
+        make: impl FnOnce() -> Result<Option<(Arc<Workers>, W)>>,
+    ) -> Result<Begun<'a, R>>
+    where
+        W: FnOnce() -> Result<R> + Send + 'static,
+        R: Send + 'static,
+    {
+        let Some((workers, work)) = make()? else { return Ok(Begun::Not) };
+        // SAFETY: the current job, which is this thread's.
+        let context = unsafe { (self.wait_context)(job) };
+        if context.is_null() {
+            return Ok(Begun::Not);
+        }
+        // SAFETY: the current job's.
+        let (known, fresh) = match unsafe { self.known(context) } {
+            Some(known) => (Some(known), None),
+            None => (None, Waiting::new().ok()),
+        };
+        let Some(waiting) = known.or(fresh.as_deref()) else { return Ok(Begun::Not) };
+        waiting.event.drain();
+        let ours = Arc::new(Work { done: AtomicBool::new(false), result: Mutex::new(None) });
+        let (theirs, event) = (Arc::clone(&ours), Arc::clone(&waiting.event));
+        if !workers.start(Box::new(move || theirs.run(work, &event))) {
+            return Ok(Begun::Not);
+        }
+        let address = Arc::as_ptr(&ours);
+        waiting.keep(Arc::clone(&ours) as Arc<dyn Send + Sync>);
+        let waiting = match fresh {
+            None => known,
+            // Nobody is told of a descriptor for nothing: HAProxy crashes on one that it has not had to wait for.
+            Some(_) if ours.is_done() => None,
+            // SAFETY: the current job's.
+            Some(fresh) => match unsafe { self.tell(context, fresh) } {
+                Ok(told) => Some(told),
+                Err(fresh) => {
+                    while !ours.is_done() {
+                        fresh.event.wait(100);
+                    }
+                    None
+                }
+            },
+        };
+        match waiting {
+            // SAFETY: it is kept until `forget`, or until the wait context goes, and then no job of it goes on.
+            Some(waiting) => Ok(Begun::Waiting(waiting, unsafe { &*address })),
+            None => Ok(Begun::Done(ours.take())),
+        }
+    }
+
+    /// What is ours in a wait context.
+    ///
+    /// # Safety
+    /// `context` is that of the current job. What is returned lives as long as it, hence as long as the job runs.
+    unsafe fn known<'a>(&self, context: *mut WaitContext) -> Option<&'a Waiting> {
+        let (mut fd, mut found) = (0, ptr::null_mut());
+        // SAFETY: a live wait context; places for a descriptor and a pointer. What stands under our key was put there by `tell`, and is
+        // there until `cleanup`.
+        unsafe {
+            let known = (self.get_fd)(context, key(), &raw mut fd, &raw mut found) == 1;
+            if known { found.cast::<Waiting>().as_ref() } else { None }
+        }
+    }
+
+    /// Puts it there, which tells the application the descriptor. The job has to pause afterwards. Where that fails it is given back.
+    ///
+    /// # Safety
+    /// As for [`Functions::known`].
+    unsafe fn tell<'a>(
+        &self,
+        context: *mut WaitContext,
+        waiting: Box<Waiting>,
+    ) -> Result<&'a Waiting, Box<Waiting>> {
+        let fd = waiting.event.0.as_raw_fd();
+        let waiting = Box::into_raw(waiting);
+        // SAFETY: a live wait context, which gives the pointer to `cleanup` in the end.
+        if unsafe { (self.set_wait_fd)(context, key(), fd, waiting.cast(), Some(cleanup)) } == 1 {
+            // SAFETY: it lives as long as the wait context.
+            return Ok(unsafe { &*waiting });
+        }
+        // SAFETY: it was not taken.
+        Err(unsafe { Box::from_raw(waiting) })
+    }
+}
+
+fn key() -> *const c_void {
+    (&raw const KEY).cast()
+}
+
+/// What has become of work for a worker.
+enum Begun<'a, R> {
+    /// There is none, or nobody who does it.
+    Not,
+    /// The job has to pause.
+    Waiting(&'a Waiting, &'a Work<R>),
+    /// It is done already.
+    Done(Result<R>),
+}
+
+/// The end of a wait context. Its descriptor must not be closed before: HAProxy goes on polling it.
+unsafe extern "C" fn cleanup(_: *mut WaitContext, _: *const c_void, _: c_int, waiting: *mut c_void) {
+    if !waiting.is_null() {
+        // SAFETY: what `tell` gave to OpenSSL, which gives it back once. No job of this wait context is resumed any more.
+        boundary::quietly(|| drop(unsafe { Box::from_raw(waiting.cast::<Waiting>()) }));
+    }
+}
+
+/// What is ours in a wait context.
+struct Waiting {
+    event: Arc<Event>,
+    /// What its jobs wait for, or waited for when the application dropped them. The lock is only ever held for a moment.
+    works: Mutex<Vec<Arc<dyn Send + Sync>>>,
+}
+
+impl Waiting {
+    fn new() -> io::Result<Box<Self>> {
+        Ok(Box::new(Self { event: Arc::new(Event::new()?), works: Mutex::default() }))
+    }
+
+    fn keep(&self, work: Arc<dyn Send + Sync>) {
+        self.works.lock().unwrap_or_else(PoisonError::into_inner).push(work);
+    }
+
+    fn forget<R>(&self, work: &Work<R>) {
+        let address = ptr::from_ref(work).cast::<()>();
+        let other = |other: &Arc<dyn Send + Sync>| Arc::as_ptr(other).cast::<()>() != address;
+        self.works.lock().unwrap_or_else(PoisonError::into_inner).retain(other);
+    }
+}
+
+/// Something that a worker does.
+struct Work<R> {
+    done: AtomicBool,
+    /// Nobody but the worker touches it until it is done: in a child of fork(2) the lock may be held for ever.
+    result: Mutex<Option<Result<R>>>,
+}
+
+impl<R> Work<R> {
+    fn run(&self, work: impl FnOnce() -> Result<R>, event: &Event) {
+        let result = catch_unwind(AssertUnwindSafe(work))
+            .unwrap_or_else(|_| Err(Error::new(Reason::Internal, "panic in a worker")));
+        *self.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        self.done.store(true, Ordering::Release);
+        event.signal();
+    }
+
+    fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire)
+    }
+
+    fn take(&self) -> Result<R> {
+        let result = self.result.lock().unwrap_or_else(PoisonError::into_inner).take();
+        result.unwrap_or_else(|| Err(Error::new(Reason::Internal, "the work has no result")))
+    }
+}
+
+/// An eventfd(2). Whoever may still write to it keeps it open: its number must not become somebody else's.
+struct Event(OwnedFd);
+
+impl Event {
+    fn new() -> io::Result<Self> {
+        // SAFETY: no memory is passed.
+        let fd: RawFd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a descriptor that was opened now and is nobody else's.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    fn signal(&self) {
+        let one = 1_u64;
+        // SAFETY: eight readable octets. It fails only where the event is signalled already.
+        unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
+    }
+
+    fn drain(&self) {
+        let mut count = 0_u64;
+        // SAFETY: eight writable octets. It fails where nothing was signalled.
+        unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
+    }
+
+    /// Waits until it is signalled, at most so many milliseconds.
+    fn wait(&self, milliseconds: c_int) {
+        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one structure of ours.
+        unsafe { libc::poll(&raw mut poll, 1, milliseconds) };
+    }
+}

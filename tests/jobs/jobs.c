@@ -1,0 +1,411 @@
+/*
+ * An application with asynchronous jobs (ASYNC_start_job(3)) on one thread, as an event loop has them.
+ *
+ *   jobs SCENE KEY PUBLIC OPERATION COUNT
+ *
+ * SCENE is what happens to the jobs; KEY a key file, or engine: and an id; PUBLIC the public key's file; OPERATION is pkcs1, pss or ec
+ * (signatures, which are verified), decrypt or derive. It prints words and numbers.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <grp.h>
+#include <openssl/async.h>
+#include <openssl/conf.h>
+#include <openssl/crypto.h>
+#if OPENSSL_VERSION_NUMBER < 0x40000000L
+#include <openssl/engine.h>
+#endif
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/pem.h>
+#include <openssl/rsa.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MOST 512
+static const unsigned char text[] = "what is signed";
+
+struct work {
+    EVP_MD_CTX *md;
+    EVP_PKEY_CTX *context;
+    EVP_PKEY *peer;
+    unsigned char input[1024], output[1024];
+    size_t input_length, length;
+    int ok;
+    ASYNC_JOB *job;
+    ASYNC_WAIT_CTX *waiting;
+    int state, pauses;
+};
+
+static EVP_PKEY *key, *public;
+static const char *operation;
+static int blocked, twice;
+static size_t depth;
+
+static void die(const char *what) {
+    fprintf(stderr, "%s\n", what);
+    ERR_print_errors_fp(stderr);
+    exit(1);
+}
+
+static long now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * 1000 + time.tv_nsec / 1000000;
+}
+
+static EVP_PKEY *load(const char *path, int private) {
+#if OPENSSL_VERSION_NUMBER < 0x40000000L
+    if (strncmp(path, "engine:", 7) == 0) {
+        ENGINE *engine = ENGINE_by_id("hsmkey");
+        EVP_PKEY *of_engine = ENGINE_init(engine) == 1 ? ENGINE_load_private_key(engine, path + 7, NULL, NULL) : NULL;
+        if (of_engine == NULL) die(path);
+        return of_engine;
+    }
+#endif
+    FILE *file = fopen(path, "r");
+    if (file == NULL) die(path);
+    EVP_PKEY *loaded = private ? PEM_read_PrivateKey(file, NULL, NULL, NULL) : PEM_read_PUBKEY(file, NULL, NULL, NULL);
+    if (loaded == NULL) die(path);
+    fclose(file);
+    return loaded;
+}
+
+/* How much of a job's stack is used: it is painted, and looked at afterwards. */
+#define PAINTED (27 * 1024)
+
+static __attribute__((noinline)) size_t stack(int paint) {
+    volatile unsigned char area[PAINTED];
+    size_t i = 0;
+    if (paint) {
+        for (i = 0; i < PAINTED; i++) area[i] = 0xa5;
+        return 0;
+    }
+    /* What was painted before is read on purpose. */
+    __asm__ volatile("" : : "r"(area) : "memory");
+    while (i < PAINTED && area[i] == 0xa5) i++;
+    return PAINTED - i;
+}
+
+static int run(void *argument) {
+    struct work *work = *(struct work **)argument;
+    if (blocked) ASYNC_block_pause();
+    int measured = getenv("MEASURE") != NULL;
+    if (measured) stack(1);
+    work->length = sizeof(work->output);
+    if (strcmp(operation, "decrypt") == 0)
+        work->ok = EVP_PKEY_decrypt(work->context, work->output, &work->length, work->input, work->input_length) == 1;
+    else if (strcmp(operation, "derive") == 0)
+        work->ok = EVP_PKEY_derive(work->context, work->output, &work->length) == 1;
+    else
+        work->ok = EVP_DigestSign(work->md, work->output, &work->length, text, sizeof(text)) == 1;
+    if (measured) {
+        size_t used = stack(0);
+        if (used > depth) depth = used;
+    }
+    if (!work->ok) ERR_print_errors_fp(stderr);
+    if (blocked) ASYNC_unblock_pause();
+    if (twice) ASYNC_pause_job();
+    return 1;
+}
+
+static int padding(EVP_PKEY_CTX *context) {
+    if (strcmp(operation, "pss") != 0) return 1;
+    return EVP_PKEY_CTX_set_rsa_padding(context, RSA_PKCS1_PSS_PADDING) == 1;
+}
+
+static struct work *begin(void) {
+    struct work *work = calloc(1, sizeof(*work));
+    EVP_PKEY_CTX *context;
+    if (strcmp(operation, "decrypt") == 0) {
+        EVP_PKEY_CTX *encrypting = EVP_PKEY_CTX_new(public, NULL);
+        work->input_length = sizeof(work->input);
+        if (EVP_PKEY_encrypt_init(encrypting) != 1
+            || EVP_PKEY_encrypt(encrypting, work->input, &work->input_length, text, sizeof(text)) != 1)
+            die("encrypting");
+        EVP_PKEY_CTX_free(encrypting);
+        work->context = EVP_PKEY_CTX_new(key, NULL);
+        if (EVP_PKEY_decrypt_init(work->context) != 1) die("decrypt_init");
+    } else if (strcmp(operation, "derive") == 0) {
+        EVP_PKEY_CTX *making = EVP_PKEY_CTX_new(public, NULL);
+        work->context = EVP_PKEY_CTX_new(key, NULL);
+        if (EVP_PKEY_keygen_init(making) != 1 || EVP_PKEY_keygen(making, &work->peer) != 1) die("keygen");
+        EVP_PKEY_CTX_free(making);
+        unsigned char *der = NULL;
+        int length = i2d_PUBKEY(work->peer, &der);
+        const unsigned char *next = der;
+        EVP_PKEY *half = d2i_PUBKEY(NULL, &next, length);
+        if (EVP_PKEY_derive_init(work->context) != 1 || EVP_PKEY_derive_set_peer(work->context, half) != 1)
+            die("derive_init");
+        EVP_PKEY_free(half);
+        OPENSSL_free(der);
+    } else {
+        work->md = EVP_MD_CTX_new();
+        if (EVP_DigestSignInit(work->md, &context, EVP_sha256(), NULL, key) != 1 || !padding(context)) die("init");
+    }
+    work->waiting = ASYNC_WAIT_CTX_new();
+    return work;
+}
+
+/* Starts or resumes; whether it has ended. */
+static int go_on(struct work *work) {
+    int result;
+    work->state = ASYNC_start_job(&work->job, work->waiting, &result, run, &work, sizeof(work));
+    if (work->state == ASYNC_PAUSE) {
+        work->pauses++;
+        return 0;
+    }
+    if (work->state != ASYNC_FINISH) die("ASYNC_start_job");
+    return 1;
+}
+
+static int is_right(struct work *work) {
+    EVP_PKEY_CTX *context;
+    if (!work->ok) return 0;
+    if (work->peer != NULL) {
+        unsigned char secret[256];
+        size_t length = sizeof(secret);
+        EVP_PKEY_CTX *other = EVP_PKEY_CTX_new(work->peer, NULL);
+        int same = EVP_PKEY_derive_init(other) == 1 && EVP_PKEY_derive_set_peer(other, public) == 1
+            && EVP_PKEY_derive(other, secret, &length) == 1 && length == work->length
+            && memcmp(secret, work->output, length) == 0;
+        EVP_PKEY_CTX_free(other);
+        return same;
+    }
+    if (work->context != NULL) return work->length == sizeof(text) && memcmp(work->output, text, sizeof(text)) == 0;
+    EVP_MD_CTX *md = EVP_MD_CTX_new();
+    int right = EVP_DigestVerifyInit(md, &context, EVP_sha256(), NULL, public) == 1 && padding(context)
+        && EVP_DigestVerify(md, work->output, work->length, text, sizeof(text)) == 1;
+    EVP_MD_CTX_free(md);
+    return right;
+}
+
+static void end(struct work *work) {
+    ASYNC_WAIT_CTX_free(work->waiting);
+    EVP_MD_CTX_free(work->md);
+    EVP_PKEY_CTX_free(work->context);
+    EVP_PKEY_free(work->peer);
+    free(work);
+}
+
+/* The event that a paused job waits for. */
+static struct pollfd event(struct work *work) {
+    OSSL_ASYNC_FD fd;
+    size_t count = 0;
+    if (ASYNC_WAIT_CTX_get_all_fds(work->waiting, NULL, &count) != 1 || count != 1) die("not one descriptor");
+    ASYNC_WAIT_CTX_get_all_fds(work->waiting, &fd, &count);
+    return (struct pollfd){.fd = fd, .events = POLLIN};
+}
+
+/* An event loop until all have ended; how many results are right. */
+static int finish(struct work **works, int count) {
+    int right = 0, left = 0;
+    for (int i = 0; i < count; i++) left += works[i]->state == ASYNC_PAUSE;
+    while (left > 0) {
+        struct pollfd events[MOST];
+        for (int i = 0; i < count; i++) {
+            events[i] = works[i]->state == ASYNC_PAUSE ? event(works[i]) : (struct pollfd){.fd = -1};
+        }
+        if (poll(events, count, 20000) <= 0) die("no event");
+        for (int i = 0; i < count; i++) {
+            if (events[i].fd >= 0 && events[i].revents != 0) left -= go_on(works[i]);
+        }
+    }
+    for (int i = 0; i < count; i++) right += is_right(works[i]);
+    return right;
+}
+
+/* Open descriptors that are events: the token has files of its own. */
+static int descriptors(void) {
+    int count = 0;
+    DIR *directory = opendir("/proc/self/fd");
+    for (struct dirent *entry; (entry = readdir(directory)) != NULL;) {
+        char path[300], name[64] = "";
+        snprintf(path, sizeof(path), "/proc/self/fd/%s", entry->d_name);
+        if (readlink(path, name, sizeof(name) - 1) > 0) count += strstr(name, "eventfd") != NULL;
+    }
+    closedir(directory);
+    return count;
+}
+
+/* Those that stay open: one is closed when the worker has nothing more to say. */
+static int left_open(void) {
+    for (int i = 0; i < 1000 && descriptors() > 0; i++) usleep(10000);
+    return descriptors();
+}
+
+static int threads(void) {
+    int count = 0;
+    DIR *directory = opendir("/proc/self/task");
+    while (readdir(directory) != NULL) count++;
+    closedir(directory);
+    return count - 2;
+}
+
+static void start(struct work **works, int count) {
+    for (int i = 0; i < count; i++) {
+        works[i] = begin();
+        go_on(works[i]);
+    }
+}
+
+/* A round of jobs, one after the other started and then all waited for. */
+static int round_of(int count) {
+    struct work *works[MOST];
+    start(works, count);
+    int right = finish(works, count);
+    for (int i = 0; i < count; i++) end(works[i]);
+    return right;
+}
+
+static void *resume(void *argument) {
+    struct work *work = argument;
+    struct pollfd ready = event(work);
+    do poll(&ready, 1, 20000);
+    while (!go_on(work) && work->length == sizeof(work->output));
+    return NULL;
+}
+
+static void caught(int number) {
+    (void)number;
+    if (gettid() != getpid()) _exit(3);
+}
+
+int main(int argc, char **argv) {
+    if (argc != 6) return 2;
+    const char *scene = argv[1];
+    int count = atoi(argv[5]);
+    struct work *works[MOST];
+    operation = argv[4];
+    if (OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CONFIG | OPENSSL_INIT_ADD_ALL_CIPHERS, NULL) != 1) die("configuration");
+    key = load(argv[2], 1);
+    public = load(argv[3], 0);
+
+    if (strcmp(scene, "many") == 0) {
+        /* The first pays for the login and the threads; a round has one job for each thread. */
+        int right = round_of(count);
+        long begun = now();
+        right += round_of(count);
+        long time = now() - begun;
+        printf("ms %ld right %d descriptors %d threads %d depth %zu\n", time, right, left_open(), threads(), depth);
+    } else if (strcmp(scene, "dropped") == 0) {
+        round_of(1);
+        /* The second half is dropped when it is done and nobody knows. */
+        for (int half = 0; half < 2; half++) {
+            start(works, count);
+            if (half == 1) {
+                for (int i = 0; i < count; i++) {
+                    struct pollfd ready = event(works[i]);
+                    poll(&ready, 1, 20000);
+                }
+            }
+            for (int i = 0; i < count; i++) {
+                if (works[i]->state != ASYNC_PAUSE) die("not paused");
+                end(works[i]);
+            }
+        }
+        int open = left_open();
+        printf("descriptors %d right %d\n", open, round_of(count));
+    } else if (strcmp(scene, "exit") == 0) {
+        round_of(1);
+        start(works, count);
+        return 0;
+    } else if (strcmp(scene, "early") == 0) {
+        int resumed = 0;
+        start(works, count);
+        for (int i = 0; i < count; i++) {
+            while (!go_on(works[i])) resumed++;
+        }
+        printf("early %d right %d\n", resumed > count, finish(works, count));
+        for (int i = 0; i < count; i++) end(works[i]);
+    } else if (strcmp(scene, "elsewhere") == 0) {
+        /* Each is resumed by a thread of its own. OpenSSL wants a job to end where it began: so it pauses again before. */
+        int right = 0;
+        twice = 1;
+        start(works, count);
+        for (int i = 0; i < count; i++) {
+            pthread_t thread;
+            pthread_create(&thread, NULL, resume, works[i]);
+            pthread_join(thread, NULL);
+            if (!go_on(works[i])) die("not ended");
+            right += is_right(works[i]);
+            end(works[i]);
+        }
+        printf("right %d\n", right);
+    } else if (strcmp(scene, "blocked") == 0) {
+        blocked = 1;
+        long cpu = clock();
+        start(works, count);
+        int pauses = 0, right = 0;
+        for (int i = 0; i < count; i++) pauses += works[i]->pauses, right += is_right(works[i]);
+        printf("pauses %d right %d cpu %ld\n", pauses, right, (long)((clock() - cpu) * 1000 / CLOCKS_PER_SEC));
+    } else if (strcmp(scene, "fork") == 0) {
+        start(works, count);
+        fflush(stdout);
+        pid_t child = fork();
+        if (child == 0) {
+            alarm(20);
+            int before = threads(), own = 0;
+            for (int i = 0; i < count; i++) {
+                while (!go_on(works[i])) usleep(1000);
+                own += is_right(works[i]);
+            }
+            int fresh = round_of(count);
+            _exit(before == 1 && own == count && fresh == count && threads() > 1 ? 0 : 1);
+        }
+        int status, right = finish(works, count);
+        waitpid(child, &status, 0);
+        printf("parent %d child %d\n", right, status);
+        for (int i = 0; i < count; i++) end(works[i]);
+    } else if (strcmp(scene, "forbidden") == 0) {
+        /* As HAProxy does: nobody, who may start no thread. */
+        struct rlimit none = {0, 0};
+        if (setrlimit(RLIMIT_NPROC, &none) != 0 || setgroups(0, NULL) != 0 || setgid(65534) != 0 || setuid(65534) != 0)
+            die("becoming nobody");
+        int right = 0, pauses = 0;
+        for (int i = 0; i < count; i++) {
+            start(works, 1);
+            pauses += works[0]->pauses;
+            right += finish(works, 1);
+            end(works[0]);
+        }
+        printf("right %d pauses %d threads %d depth %zu\n", right, pauses, threads(), depth);
+    } else if (strcmp(scene, "signals") == 0) {
+        /* Signals that the application has for itself reach its own thread. */
+        struct sigaction action = {.sa_handler = caught};
+        sigaction(SIGUSR1, &action, NULL);
+        int right = round_of(count);
+        sigset_t set;
+        sigemptyset(&set);
+        sigaddset(&set, SIGUSR1);
+        pthread_sigmask(SIG_BLOCK, &set, NULL);
+        for (int i = 0; i < 100; i++) kill(getpid(), SIGUSR1), usleep(100);
+        pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+        printf("right %d threads %d\n", right, threads());
+    } else if (strcmp(scene, "none") == 0) {
+        /* Outside of any job. */
+        int right = 0;
+        for (int i = 0; i < count; i++) {
+            struct work *work = begin();
+            run(&work);
+            right += is_right(work);
+            end(work);
+        }
+        printf("right %d threads %d\n", right, threads());
+    } else {
+        return 2;
+    }
+    EVP_PKEY_free(key);
+    EVP_PKEY_free(public);
+    ASYNC_cleanup_thread();
+    return 0;
+}
