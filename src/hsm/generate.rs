@@ -125,7 +125,8 @@ fn once(visit: &Visit, key: &NewKey, seen: &mut Seen) -> Result<Object, Trouble>
 /// do is said, because SoftHSM2's default is that it may.
 fn templates(key: &NewKey) -> (CK_MECHANISM_TYPE, Template, Template) {
     let Usage { sign, decrypt, derive } = key.usage;
-    // In place: rustc 1.95 puts a second template that is built by value into the freed memory of the first (seen in a release build).
+    // In place: of two templates that are built by value rustc 1.95 puts the second where the first was freed (rust-lang/rust issue
+    // 155241; tests/optimized.rs).
     let (mut public, mut private) = (Template::default(), Template::default());
     for template in [&mut public, &mut private] {
         template.add(CKA_LABEL, key.label.as_bytes());

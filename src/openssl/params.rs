@@ -390,15 +390,16 @@ fn fill(param: &mut c::OSSL_PARAM, value: &[u8], with_end: &[u8]) -> Result<()> 
 }
 
 /// A list of parameters of ours for one of OpenSSL's callbacks.
-#[derive(Default)]
 pub struct ParamList {
     values: Vec<(&'static CStr, Kind, Vec<u8>)>,
 }
 
 impl ParamList {
-    /// An empty list.
+    /// An empty list. Not inlined: rustc takes two empty lists of one function for one, and the second of them, given away by value, would
+    /// be where the first was freed (rust-lang/rust issue 155241; tests/optimized.rs).
+    #[inline(never)]
     pub fn new() -> Self {
-        Self::default()
+        Self { values: Vec::new() }
     }
 
     /// Adds an `int`.
