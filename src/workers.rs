@@ -31,6 +31,13 @@ pub fn generation() -> u64 {
     fork::generation()
 }
 
+/// Has a function called in each child of fork(2), before the application goes on there. It may do what a signal handler may. The first one
+/// stays.
+pub fn in_children(function: fn()) {
+    fork::watch();
+    fork::in_children(function);
+}
+
 /// So many threads at most.
 pub struct Workers {
     limit: usize,

@@ -33,12 +33,21 @@ thread_local! {
 const PATIENCE: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_micros(200);
 
+/// What is called in a child.
+static FIRST: OnceLock<fn()> = OnceLock::new();
+
+/// Has a function called in each child, after the generation has changed. It may do what a signal handler may. The first one stays.
+pub(crate) fn in_children(function: fn()) {
+    let _ = FIRST.set(function);
+}
+
 /// Watches fork(2) from now on.
 pub(crate) fn watch() {
     static WATCHED: AtomicBool = AtomicBool::new(false);
     if !WATCHED.swap(true, Ordering::AcqRel) {
-        // SAFETY: three functions that stay mapped (the library is linked with -z nodelete); they only touch atomics and sleep. Where
-        // there is no memory for them, fork is as unsafe as without them, and there is nothing better to do.
+        // SAFETY: three functions that stay mapped (the library is linked with -z nodelete); they only touch atomics, sleep, and
+        // call what may be called in a child. Where there is no memory for them, fork is as unsafe as without them, and there is nothing
+        // better to do.
         unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
     }
 }
@@ -62,6 +71,9 @@ extern "C" fn child() {
         count.store(0, Ordering::SeqCst);
     }
     CLOSED.store(0, Ordering::SeqCst);
+    if let Some(first) = FIRST.get() {
+        first();
+    }
 }
 
 /// How often this process image has become a child. What an older one knew is worth nothing.

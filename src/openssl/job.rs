@@ -11,19 +11,19 @@
 //!   no job is paused while one does.
 //! * It may resume it too early: the job pauses again.
 //! * It may believe that a job with a descriptor has paused: so it is told of one just before.
-//! * It may fork: in the child the worker does not exist, and the job does its work itself.
+//! * It may fork: in the child the worker does not exist, and the job does its work itself. The child is told so by an event of its own.
 //! * A job has 32 KiB of stack, with OpenSSL's own frames. What a worker does needs none of it, and what the job has to do itself gets
 //!   another one.
 
 use std::ffi::{c_int, c_void};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::boundary;
+use super::event::Event;
 use super::host::{Host, host_functions};
 use super::stack::with_room;
 use crate::error::{Error, Reason, Result};
@@ -127,9 +127,9 @@ impl Functions {
         loop {
             // SAFETY: no arguments. Whatever thread comes back from it, this stack is as it was.
             if unsafe { (self.pause)() } != 1 {
-                waiting.event.wait(100);
+                waiting.event().wait(100);
             }
-            waiting.event.drain();
+            waiting.event().drain();
             if work.is_done() {
                 break;
             }
@@ -138,7 +138,7 @@ impl Functions {
                 return None;
             }
             // An application that has forbidden to pause (ASYNC_block_pause(3)) must not make it a busy loop.
-            waiting.event.wait(1);
+            waiting.event().wait(1);
         }
         let result = work.take();
         waiting.forget(work);
@@ -168,9 +168,10 @@ impl Functions {
             None => (None, Waiting::new().ok()),
         };
         let Some(waiting) = known.or(fresh.as_deref()) else { return Ok(Begun::Not) };
-        waiting.event.drain();
+        let event = waiting.event();
+        event.drain();
         let ours = Arc::new(Work { done: AtomicBool::new(false), result: Mutex::new(None) });
-        let (theirs, event) = (Arc::clone(&ours), Arc::clone(&waiting.event));
+        let theirs = Arc::clone(&ours);
         if !workers.start(Box::new(move || theirs.run(work, &event))) {
             return Ok(Begun::Not);
         }
@@ -185,7 +186,7 @@ impl Functions {
                 Ok(told) => Some(told),
                 Err(fresh) => {
                     while !ours.is_done() {
-                        fresh.event.wait(100);
+                        fresh.event().wait(100);
                     }
                     None
                 }
@@ -221,7 +222,7 @@ impl Functions {
         context: *mut WaitContext,
         waiting: Box<Waiting>,
     ) -> Result<&'a Waiting, Box<Waiting>> {
-        let fd = waiting.event.0.as_raw_fd();
+        let fd = waiting.event().number();
         let waiting = Box::into_raw(waiting);
         // SAFETY: a live wait context, which gives the pointer to `cleanup` in the end.
         if unsafe { (self.set_wait_fd)(context, key(), fd, waiting.cast(), Some(cleanup)) } == 1 {
@@ -257,14 +258,24 @@ unsafe extern "C" fn cleanup(_: *mut WaitContext, _: *const c_void, _: c_int, wa
 
 /// What is ours in a wait context.
 struct Waiting {
-    event: Arc<Event>,
-    /// What its jobs wait for, or waited for when the application dropped them. The lock is only ever held for a moment.
+    /// Also the worker's, for as long as it may signal it. The lock is only ever held for a moment.
+    event: Mutex<Arc<Event>>,
+    /// What its jobs wait for, or waited for when the application dropped them. The lock as well.
     works: Mutex<Vec<Arc<dyn Send + Sync>>>,
 }
 
 impl Waiting {
     fn new() -> io::Result<Box<Self>> {
-        Ok(Box::new(Self { event: Arc::new(Event::new()?), works: Mutex::default() }))
+        Ok(Box::new(Self { event: Mutex::new(Arc::new(Event::new()?)), works: Mutex::default() }))
+    }
+
+    /// The event, in this process.
+    fn event(&self) -> Arc<Event> {
+        let mut event = self.event.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = event.of_this_process() {
+            *event = Arc::new(own);
+        }
+        Arc::clone(&event)
     }
 
     fn keep(&self, work: Arc<dyn Send + Sync>) {
@@ -275,6 +286,13 @@ impl Waiting {
         let address = ptr::from_ref(work).cast::<()>();
         let other = |other: &Arc<dyn Send + Sync>| Arc::as_ptr(other).cast::<()>() != address;
         self.works.lock().unwrap_or_else(PoisonError::into_inner).retain(other);
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // In a child the worker of the parent's has its share of the event for ever.
+        drop(self.event());
     }
 }
 
@@ -301,39 +319,5 @@ impl<R> Work<R> {
     fn take(&self) -> Result<R> {
         let result = self.result.lock().unwrap_or_else(PoisonError::into_inner).take();
         result.unwrap_or_else(|| Err(Error::new(Reason::Internal, "the work has no result")))
-    }
-}
-
-/// An eventfd(2). Whoever may still write to it keeps it open: its number must not become somebody else's.
-struct Event(OwnedFd);
-
-impl Event {
-    fn new() -> io::Result<Self> {
-        // SAFETY: no memory is passed.
-        let fd: RawFd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: a descriptor that was opened now and is nobody else's.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
-    }
-
-    fn signal(&self) {
-        let one = 1_u64;
-        // SAFETY: eight readable octets. It fails only where the event is signalled already.
-        unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
-    }
-
-    fn drain(&self) {
-        let mut count = 0_u64;
-        // SAFETY: eight writable octets. It fails where nothing was signalled.
-        unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
-    }
-
-    /// Waits until it is signalled, at most so many milliseconds.
-    fn wait(&self, milliseconds: c_int) {
-        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one structure of ours.
-        unsafe { libc::poll(&raw mut poll, 1, milliseconds) };
     }
 }

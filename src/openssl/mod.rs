@@ -13,6 +13,7 @@ pub mod digest;
 mod dispatch;
 pub mod encryption;
 pub mod engine;
+mod event;
 mod host;
 mod job;
 pub mod later;

@@ -267,6 +267,51 @@ static int round_of(int count) {
     return right;
 }
 
+/*
+ * A fork while jobs are paused: with their events signalled or not, and then the child goes first, or the parent. The child resumes the
+ * jobs when it is told to, or drops them, and has jobs of its own afterwards.
+ */
+enum { SIGNALLED = 1, CHILD_FIRST = 2, DROPPED = 4, WAYS = 8 };
+
+static void child(struct work **works, int count, int way, int go) {
+    char none;
+    alarm(30);
+    int alone = threads() == 1, own = count;
+    if (!(way & CHILD_FIRST) && read(go, &none, 1) != 0) _exit(2);
+    if (!(way & DROPPED)) own = finish(works, count);
+    for (int i = 0; i < count; i++) end(works[i]);
+    int left = descriptors();
+    _exit(alone && own == count && left == 0 && round_of(count) == count && threads() > 1 && left_open() == 0 ? 0 : 3);
+}
+
+static int forked(int way, int count, int *failed) {
+    struct work *works[MOST];
+    int go[2], status;
+    start(works, count);
+    for (int i = 0; i < count && way & SIGNALLED; i++) {
+        struct pollfd ready = event(works[i]);
+        if (poll(&ready, 1, 20000) != 1) die("no event");
+    }
+    fflush(stdout);
+    if (pipe(go) != 0) die("pipe");
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(go[1]);
+        child(works, count, way, go[0]);
+    }
+    close(go[0]);
+    if (way & CHILD_FIRST) waitpid(pid, &status, 0);
+    int right = finish(works, count);
+    for (int i = 0; i < count; i++) end(works[i]);
+    close(go[1]);
+    if (!(way & CHILD_FIRST)) waitpid(pid, &status, 0);
+    if (status != 0) {
+        fprintf(stderr, "way %d: status %d\n", way, status);
+        ++*failed;
+    }
+    return right;
+}
+
 static void *resume(void *argument) {
     struct work *work = argument;
     struct pollfd ready = event(work);
@@ -349,23 +394,9 @@ int main(int argc, char **argv) {
         for (int i = 0; i < count; i++) pauses += works[i]->pauses, right += is_right(works[i]);
         printf("pauses %d right %d cpu %ld\n", pauses, right, (long)((clock() - cpu) * 1000 / CLOCKS_PER_SEC));
     } else if (strcmp(scene, "fork") == 0) {
-        start(works, count);
-        fflush(stdout);
-        pid_t child = fork();
-        if (child == 0) {
-            alarm(20);
-            int before = threads(), own = 0;
-            for (int i = 0; i < count; i++) {
-                while (!go_on(works[i])) usleep(1000);
-                own += is_right(works[i]);
-            }
-            int fresh = round_of(count);
-            _exit(before == 1 && own == count && fresh == count && threads() > 1 ? 0 : 1);
-        }
-        int status, right = finish(works, count);
-        waitpid(child, &status, 0);
-        printf("parent %d child %d\n", right, status);
-        for (int i = 0; i < count; i++) end(works[i]);
+        int right = 0, failed = 0;
+        for (int way = 0; way < WAYS; way++) right += forked(way, count, &failed);
+        printf("parent %d children %d\n", right, failed);
     } else if (strcmp(scene, "forbidden") == 0) {
         /* As HAProxy does: nobody, who may start no thread. */
         struct rlimit none = {0, 0};

@@ -98,7 +98,7 @@ fn where_pausing_is_forbidden_a_job_waits_without_a_busy_loop() {
 #[test]
 fn a_child_of_a_process_with_paused_jobs_signs_by_itself() {
     every(|openssl, hsm, key, operation| {
-        assert_eq!(said(openssl, hsm, "fork", key, operation, 4), "parent 4 child 0");
+        assert_eq!(said(openssl, hsm, "fork", key, operation, 4), "parent 32 children 0");
     });
 }
 
@@ -239,7 +239,7 @@ fn jobs_of_the_engine_are_paused_and_may_be_dropped_too() {
             assert!(number(&outcome, "ms") < 320, "{outcome}");
             eprintln!("{outcome}");
             assert_eq!(said(&openssl, &hsm, "dropped", key, operation, 8), "descriptors 0 right 8");
-            assert_eq!(said(&openssl, &hsm, "fork", key, operation, 4), "parent 4 child 0");
+            assert_eq!(said(&openssl, &hsm, "fork", key, operation, 4), "parent 32 children 0");
             assert_eq!(said(&openssl, &hsm, "early", key, operation, 4), "early 1 right 4");
         }
     }
