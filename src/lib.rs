@@ -16,10 +16,11 @@
 //! | `openssl` | OpenSSL's C interface; knows nothing of PKCS#11 | `error`, [`workers`] |
 //! | [`workers`] | threads for those who cannot wait | what `hsm` knows of fork(2) |
 //! | [`config`], [`environment`], [`uri`], [`keyfile`], [`mechanism`] | what users write, checked | the rest |
-//! | [`public`], [`curve`], [`spki`], [`certificate`], [`asn1`], [`octets`], [`secret`], [`logging`], [`error`] | small things that all may use | each other |
+//! | [`public`], [`curve`], [`spki`], [`certificate`], [`asn1`], [`octets`], `chain`, [`secret`], [`logging`], [`error`] | small things that all may use | each other |
 
 pub mod asn1;
 pub mod certificate;
+mod chain;
 pub mod config;
 pub mod curve;
 mod engine;

@@ -13,6 +13,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use once_cell::race::OnceBox;
+
 /// How often this process image has become a child.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 /// Calls inside a module.
@@ -172,9 +174,18 @@ pub(super) fn module_is_there() {
     }
 }
 
+/// Milliseconds of a clock that a process shares with all children that it will have, as the numbers.
+pub(super) fn shared_time() -> u64 {
+    static BEGUN: OnceBox<Instant> = OnceBox::new();
+    let elapsed = BEGUN.get_or_init(|| Box::new(Instant::now())).elapsed();
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Numbers that a process shares with all children that it will have: they begin as 0. `None` where the system gives no memory.
 pub(super) fn shared_numbers() -> Option<&'static [AtomicU64]> {
-    const COUNT: usize = 512;
+    const COUNT: usize = 1280;
+    // Whoever shares the numbers shares the clock.
+    shared_time();
     static NUMBERS: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
     let mut numbers = NUMBERS.load(Ordering::Acquire);
     if numbers.is_null() {

@@ -178,13 +178,18 @@ pub struct SourceStamp {
 impl Hsm {
     /// An HSM. No call is made, nothing is loaded.
     pub fn new(settings: Settings) -> Self {
-        Self(Arc::new(Inner { settings, verifier: None, module: OnceBox::new() }))
+        Self::with(settings, None)
     }
 
     /// An HSM with somebody who verifies signatures. Without, EC keys that only a signature tells apart are ambiguous, have no
     /// public half, and are trusted to be the ones that they were searched for as.
     pub fn verified_by(settings: Settings, verifier: Arc<dyn Verifier>) -> Self {
-        Self(Arc::new(Inner { settings, verifier: Some(verifier), module: OnceBox::new() }))
+        Self::with(settings, Some(verifier))
+    }
+
+    fn with(settings: Settings, verifier: Option<Arc<dyn Verifier>>) -> Self {
+        family::begin();
+        Self(Arc::new(Inner { settings, verifier, module: OnceBox::new() }))
     }
 
     fn verifier(&self) -> Option<&dyn Verifier> {

@@ -1,8 +1,8 @@
 //! PINs that the HSM has rejected: CloudHSM locks a user after five, so none is sent twice. The memory outlasts fork(2) and, where a
 //! runtime directory is configured, the process.
 //!
-//! A file of the runtime directory says which user of which token was rejected and what the PIN's source looked like then; never the
-//! PIN or a hash of it. When the source changes, the file no longer counts.
+//! A file of the runtime directory says from which source a token has rejected a PIN and what the source looked like then; nothing of the
+//! PIN and no hash of it. When the source changes, the file no longer counts.
 
 use std::fmt::Write;
 use std::fs;
@@ -10,54 +10,32 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cryptoki_sys::CK_SLOT_ID;
-use once_cell::race::OnceBox;
 
 use super::SourceStamp;
+use crate::chain::Chain;
 use crate::error::{Error, Reason};
 use crate::secret::Pin;
 
-/// The rejected PINs of one module. The list only grows, without a lock that a child could inherit.
+/// The rejected PINs of one module.
 #[derive(Default)]
-pub(super) struct Rejected {
-    first: OnceBox<Entry>,
-}
+pub(super) struct Rejected(Chain<Entry>);
 
 struct Entry {
     slot: CK_SLOT_ID,
     pin: Arc<Pin>,
     error: Error,
-    next: OnceBox<Entry>,
 }
 
 impl Rejected {
     /// Why a PIN was rejected.
     pub(super) fn known(&self, slot: CK_SLOT_ID, pin: &Pin) -> Option<Error> {
-        let mut next = self.first.get();
-        while let Some(entry) = next {
-            if entry.slot == slot && entry.pin.same_as(pin) {
-                return Some(entry.error.clone());
-            }
-            next = entry.next.get();
-        }
-        None
+        let entry = self.0.iter().find(|entry| entry.slot == slot && entry.pin.same_as(pin));
+        entry.map(|entry| entry.error.clone())
     }
 
     /// Remembers one.
     pub(super) fn add(&self, slot: CK_SLOT_ID, pin: &Arc<Pin>, error: &Error) {
-        let mut entry =
-            Box::new(Entry { slot, pin: Arc::clone(pin), error: error.clone(), next: OnceBox::new() });
-        let mut place = &self.first;
-        loop {
-            match place.set(entry) {
-                Ok(()) => return,
-                Err(back) => {
-                    entry = back;
-                    // `set` failed, so it is set.
-                    let Some(taken) = place.get() else { return };
-                    place = &taken.next;
-                }
-            }
-        }
+        self.0.push(Entry { slot, pin: Arc::clone(pin), error: error.clone() });
     }
 }
 
@@ -68,11 +46,10 @@ pub(super) struct Notice {
 }
 
 impl Notice {
-    /// The notice about a PIN: which token's, which user's, from which source.
-    pub(super) fn new(directory: &Path, token: &str, pin: &Pin, stamp: &SourceStamp) -> Self {
-        let user = user(pin.as_bytes()).map(String::from_utf8_lossy).unwrap_or_default();
+    /// The notice about a PIN: which token's, and from which source.
+    pub(super) fn new(directory: &Path, token: &str, stamp: &SourceStamp) -> Self {
         let mut name = String::from("rejected-");
-        for octet in format!("{token}/{user}").bytes() {
+        for octet in format!("{token}/{}", stamp.source).bytes() {
             if octet.is_ascii_alphanumeric() {
                 name.push(octet.into());
             } else {
@@ -115,12 +92,6 @@ impl Notice {
     }
 }
 
-/// The user's name in a PIN of the form `user:password`.
-pub(super) fn user(pin: &[u8]) -> Option<&[u8]> {
-    let colon = pin.iter().position(|&octet| octet == b':')?;
-    Some(&pin[..colon])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,9 +115,7 @@ mod tests {
     fn a_notice_stands_until_the_source_changes() {
         let directory = tempfile::tempdir().unwrap();
         let stamp = |changed: &str| SourceStamp { source: "/etc/pin".into(), changed: changed.into() };
-        let notice = |changed: &str| {
-            Notice::new(directory.path(), "hsm1", &pin("crypto/user:secret"), &stamp(changed))
-        };
+        let notice = |changed: &str| Notice::new(directory.path(), "hsm1", &stamp(changed));
         assert!(notice("1").stands().is_none());
         notice("1").post();
         assert_eq!(notice("1").stands().unwrap().reason(), Reason::PinRejected);
@@ -154,7 +123,9 @@ mod tests {
         let files: Vec<_> =
             fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().path()).collect();
         assert_eq!(files.len(), 1);
-        assert!(!fs::read_to_string(&files[0]).unwrap().contains("secret"));
+        let another = SourceStamp { source: "/etc/another".into(), ..stamp("1") };
+        Notice::new(directory.path(), "hsm1", &another).withdraw();
+        assert!(notice("1").stands().is_some());
         notice("1").withdraw();
         assert!(notice("1").stands().is_none());
     }

@@ -9,7 +9,7 @@ use super::family;
 use super::module::Module;
 use super::once::Shared;
 use super::recover::Trouble;
-use super::rejected::{Notice, user};
+use super::rejected::Notice;
 use super::rv::Failed;
 use super::session::Pool;
 use super::token::TokenInfo;
@@ -90,7 +90,7 @@ impl Slot {
         let mut now = false;
         let result = self.login.get_or_take_over(deadline, patience, || {
             now = true;
-            self.c_login(session, authenticator, settings)
+            self.c_login(session, authenticator, settings, deadline)
         });
         let Some(result) = result else {
             let detail = "another thread is still waiting for C_Login";
@@ -100,7 +100,7 @@ impl Slot {
         if !now {
             // Whoever has no PIN of his own uses the login that there is.
             match authenticator.pin() {
-                Ok(ours) if !same_identity(&ours.pin, &pin) => return Err(conflict().into()),
+                Ok(ours) if !self.same_identity(&ours.pin, &pin) => return Err(conflict().into()),
                 _ => {}
             }
         }
@@ -112,12 +112,13 @@ impl Slot {
         session: CK_SESSION_HANDLE,
         authenticator: &dyn Authenticator,
         settings: &Settings,
+        deadline: Instant,
     ) -> Result<Arc<Pin>, Trouble> {
         let mut credential = authenticator.pin()?;
         // A lost login is its user's: where somebody else's were made now, all that the user signs would fail from then on.
         if let Some(user) = self.module.user(self.id) {
             let gone = self.module.rejected.known(self.id, &user).is_some();
-            if !gone && !same_identity(&credential.pin, &user) {
+            if !gone && !self.same_identity(&credential.pin, &user) {
                 return Err(conflict().into());
             }
         }
@@ -129,7 +130,8 @@ impl Slot {
             let known = known.or_else(|| notice.as_ref().and_then(Notice::stands));
             let error = match known {
                 Some(error) => error,
-                None => match family::attempt(&credential, (self.module.path(), self.id)) {
+                None => match family::attempt(&credential, (self.module.path(), self.id), deadline) {
+                    Err(error) if error.reason() != Reason::PinRejected => return Err(error.into()),
                     Err(error) => error,
                     Ok(attempt) => match self.module.login(session, pin.as_bytes()) {
                         Ok(()) => {
@@ -171,7 +173,7 @@ impl Slot {
         let directory = settings.runtime_directory.as_deref()?;
         let stamp = credential.stamp.as_ref()?;
         let token = self.token().map(|token| format!("{}/{}", token.label, token.serial)).unwrap_or_default();
-        Some(Notice::new(directory, &token, &credential.pin, stamp))
+        Some(Notice::new(directory, &token, stamp))
     }
 
     /// The error of a login that failed because of the PIN; `None` where it failed for another reason.
@@ -195,6 +197,12 @@ impl Slot {
         }
     }
 
+    /// Whether two PINs are one user's: equal, or on a CloudHSM of one name, where the password was changed.
+    fn same_identity(&self, one: &Pin, other: &Pin) -> bool {
+        let name = user(one.as_bytes());
+        one.same_as(other) || (name.is_some() && name == user(other.as_bytes()) && self.is_cloudhsm())
+    }
+
     fn is_cloudhsm(&self) -> bool {
         self.module.path().to_string_lossy().contains("cloudhsm")
             || self.token().is_ok_and(|token| token.is_cloudhsm())
@@ -205,8 +213,8 @@ fn conflict() -> Error {
     Error::new(Reason::IdentityConflict, "one process can be one user of a token; use another process")
 }
 
-/// Whether two PINs are one user's: equal, or of one name, where the password was changed.
-fn same_identity(one: &Pin, other: &Pin) -> bool {
-    let name = user(one.as_bytes());
-    one.same_as(other) || (name.is_some() && name == user(other.as_bytes()))
+/// The user's name in a CloudHSM's PIN, `user:password`.
+fn user(pin: &[u8]) -> Option<&[u8]> {
+    let colon = pin.iter().position(|&octet| octet == b':')?;
+    Some(&pin[..colon])
 }

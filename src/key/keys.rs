@@ -1,16 +1,17 @@
 //! The keys that a configuration reaches: from a URI to the HSM that has it, the PIN for it, and what is found there.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use once_cell::race::OnceBox;
 use zeroize::Zeroizing;
 
 use super::{Key, ambiguous};
+use crate::chain::Chain;
 use crate::config::{Config, LoadBehaviour, Sha1};
 use crate::environment::Environment;
 use crate::error::{Error, Reason, Result};
+use crate::hsm::family;
 use crate::hsm::{Authenticator, Hsm, NewKey, Object, ObjectClass, Query, Settings, Verifier};
 use crate::pin::PinSource;
 use crate::public::PublicKey;
@@ -28,7 +29,7 @@ pub struct Keys {
     hsm: OnceBox<Hsm>,
     verifier: Option<Arc<dyn Verifier>>,
     /// What users were asked for, so that they are asked once for each token.
-    entered: Mutex<HashMap<TokenAttributes, Arc<Pin>>>,
+    entered: Chain<(TokenAttributes, Arc<Pin>)>,
     /// The configured PIN, where it was read before any key: see [`Keys::foresee`].
     foreseen: OnceBox<Arc<PinSource>>,
     workers: Arc<Workers>,
@@ -37,13 +38,15 @@ pub struct Keys {
 impl Keys {
     /// The keys of a configuration, good or bad.
     pub fn new(config: Result<Config>, environment: Arc<Environment>) -> Self {
+        // Workers may load their keys for themselves.
+        family::begin();
         let workers = config.as_ref().map_or(0, |config| config.async_workers);
         Self {
             config,
             environment,
             hsm: OnceBox::new(),
             verifier: None,
-            entered: Mutex::default(),
+            entered: Chain::new(),
             foreseen: OnceBox::new(),
             workers: Arc::new(Workers::new(workers)),
         }
@@ -211,14 +214,14 @@ impl Keys {
     }
 
     fn entered(&self, token: &TokenAttributes, ask: &mut Ask) -> Result<Option<Arc<Pin>>> {
-        let lock = || self.entered.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pin) = lock().get(token) {
+        // The last one. What the HSM has rejected is not what the user meant.
+        let known = self.entered.iter().filter(|(of, _)| of == token).last();
+        if let Some((_, pin)) = known.filter(|(_, pin)| !family::is_rejected(pin)) {
             return Ok(Some(Arc::clone(pin)));
         }
-        // No lock is held while somebody types.
         let pin = ask()?.map(|octets| Arc::new(Pin::from(octets)));
         if let Some(pin) = &pin {
-            lock().insert(token.clone(), Arc::clone(pin));
+            self.entered.push((token.clone(), Arc::clone(pin)));
         }
         Ok(pin)
     }

@@ -1,13 +1,19 @@
 //! A wrong PIN is tried once.
 
+use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use hsmkey::config::Config;
+use hsmkey::environment::Environment;
 use hsmkey::error::Reason;
-use hsmkey::hsm::{Hsm, Settings};
+use hsmkey::hsm::{Hsm, PrivateKey, Settings};
+use hsmkey::key::Keys;
 use hsmkey::uri::TokenAttributes;
+use zeroize::Zeroizing;
 
 use crate::scenario::*;
+use crate::support::Recorder;
 
 const DATA: &[u8] = b"digest info";
 const LIMIT: Duration = Duration::from_secs(20);
@@ -227,6 +233,163 @@ fn a_lost_login_is_not_made_again_for_somebody_else() {
             assert_eq!(sign(&second, DATA).unwrap_err().reason(), Reason::IdentityConflict);
             inside.signs(&first, &public, DATA);
             assert_eq!(inside.count("login_pin_incorrect"), 0);
+        },
+    );
+}
+
+/// Eight workers that were all logged in and lose the login in one moment, and how long it takes until each has signed again or failed to.
+fn workers_lose_their_login(
+    inside: &Inside,
+    new_pin: &str,
+    control: &str,
+    sign_again: impl Fn(&PrivateKey),
+) -> Duration {
+    const WORKERS: u32 = 8;
+    let auth = inside.auth();
+    // As a server reads it when it starts.
+    assert!(auth.pin().is_ok());
+    let key = inside.hsm().key(labelled("signing"), auth);
+    let (begin, lost) = (Barrier::new(), Barrier::new());
+    let children: Vec<_> = (0..WORKERS)
+        .map(|_| {
+            spawn_child(|| {
+                assert!(sign(&key, DATA).is_ok());
+                begin.arrive();
+                lost.wait_for(1);
+                sign_again(&key);
+            })
+        })
+        .collect();
+    begin.wait_for(WORKERS);
+    // Long after the last of them has logged in.
+    thread::sleep(Duration::from_millis(2500));
+    inside.write_pin(new_pin);
+    inside.control(&format!("login-lost now\n{control}"));
+    let start = Instant::now();
+    lost.arrive();
+    for child in children {
+        assert!(reap(child, LIMIT));
+    }
+    start.elapsed()
+}
+
+#[test]
+fn workers_that_lose_their_login_after_the_password_was_changed_send_the_old_one_once() {
+    let settings = format!("{CLOUDHSM}latency_login = 100ms\n");
+    let hsm = scenario(
+        &settings,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            workers_lose_their_login(inside, RIGHT, "error on=C_Login until-cleared code=0xa0", |key| {
+                assert_eq!(sign(key, DATA).unwrap_err().reason(), Reason::PinRejected);
+            });
+        },
+    );
+    if let Some(hsm) = hsm {
+        let counts = hsm.recorder.counts();
+        assert_eq!((counts.get("login_ok"), counts.get("errors.C_Login")), (8, 1));
+    }
+}
+
+#[test]
+fn workers_that_lose_their_login_take_up_the_changed_password() {
+    const NEW: &str = "crypto_user:a new password";
+    let settings = format!("{CLOUDHSM}users = {RIGHT}={RIGHT}, {NEW}={RIGHT}\n");
+    let hsm = scenario(
+        &settings,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            workers_lose_their_login(inside, NEW, "error on=C_Login times=1 code=0xa0", |key| {
+                assert!(sign(key, DATA).is_ok());
+            });
+        },
+    );
+    if let Some(hsm) = hsm {
+        let counts = hsm.recorder.counts();
+        assert_eq!((counts.get("login_ok"), counts.get("errors.C_Login")), (16, 1));
+    }
+}
+
+#[test]
+fn workers_that_lose_their_login_log_in_again_side_by_side() {
+    let settings = format!("{CLOUDHSM}latency_login = 500ms\n");
+    scenario(
+        &settings,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let took = workers_lose_their_login(inside, RIGHT, "", |key| assert!(sign(key, DATA).is_ok()));
+            // The first one, and then all others; one after the other it is four seconds.
+            assert!(took < Duration::from_secs(3), "{took:?}");
+        },
+    );
+}
+
+#[test]
+fn nothing_of_a_pin_with_a_colon_is_told_to_other_processes() {
+    let hsm = scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            // Another token's PIN, for all that can be told by the name of its module and its own.
+            let module = inside.directory.join("module.so");
+            std::fs::copy(Recorder::module(), &module).unwrap();
+            inside.write_pin("8765:4321");
+            let runtime_directory = Some(runtime_directory(&inside.directory));
+            let settings = Settings { module, runtime_directory, ..inside.settings() };
+            let key = Hsm::new(settings).key(labelled("signing"), inside.auth());
+            assert_eq!(sign(&key, DATA).unwrap_err().reason(), Reason::PinRejected);
+            let files: Vec<_> = std::fs::read_dir(inside.directory.join("run")).unwrap().collect();
+            assert_eq!(files.len(), 1);
+            for file in files {
+                let path = file.unwrap().path();
+                let said = format!("{}\n{}", path.display(), std::fs::read_to_string(&path).unwrap());
+                assert!(!said.contains("8765") && !said.contains("4321"), "{said}");
+            }
+        },
+    );
+    assert!(hsm.is_none_or(|hsm| hsm.recorder.counts().get("calls.C_Login") == 1));
+}
+
+#[test]
+fn pins_of_one_beginning_are_one_users_on_a_cloudhsm_only() {
+    scenario(
+        &format!("{CLOUDHSM}label = test\nusers = 12:34567890=crypto_user:a password\n"),
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let module = inside.directory.join("module.so");
+            std::fs::copy(Recorder::module(), &module).unwrap();
+            let hsm = Hsm::new(Settings { module, ..inside.settings() });
+            inside.write_pin("12:34567890");
+            let first = hsm.key(labelled("signing"), inside.auth());
+            inside.signs(&first, &inside.public("signing"), DATA);
+            inside.write_pin("12:00000000");
+            let second = hsm.key(labelled("signing"), inside.auth());
+            assert_eq!(sign(&second, DATA).unwrap_err().reason(), Reason::IdentityConflict);
+        },
+    );
+}
+
+#[test]
+fn a_user_whose_pin_was_rejected_is_asked_again() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let module = Some(Recorder::module().to_owned());
+            let config = Config { module, ..Config::default() };
+            let keys = Keys::new(Ok(config), Arc::new(Environment::new(false, |_| None)));
+            let mut asked = 0;
+            let mut open = |pin: &str| {
+                keys.open(&"pkcs11:object=signing".parse().unwrap(), &mut || {
+                    asked += 1;
+                    Ok(Some(Zeroizing::new(pin.into())))
+                })
+            };
+            assert_eq!(open("crypto_user:mistyped").err().unwrap().reason(), Reason::PinRejected);
+            assert!(open(RIGHT).is_ok());
+            assert!(open("crypto_user:not asked for").is_ok());
+            assert_eq!(asked, 2);
+            assert_eq!((inside.count("login_pin_incorrect"), inside.count("login_ok")), (1, 1));
         },
     );
 }

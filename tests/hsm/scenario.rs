@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use hsmkey::config::{LoginBehaviour, PinSpec};
@@ -120,7 +121,9 @@ impl Inside {
 
     /// Writes the stand-in's control file.
     pub fn control(&self, text: &str) {
-        let path = self.directory.join("counts/control");
+        let directory = self.directory.join("counts");
+        std::fs::create_dir_all(&directory).expect("a directory in the token's");
+        let path = directory.join("control");
         let temporary = path.with_extension("new");
         std::fs::write(&temporary, text).expect("the control file");
         std::fs::rename(temporary, path).expect("the control file");
@@ -217,4 +220,33 @@ pub fn runtime_directory(directory: &Path) -> PathBuf {
     let runtime = directory.join("run");
     std::fs::create_dir_all(&runtime).expect("a directory");
     runtime
+}
+
+/// A number in memory that the children of fork share, with which they wait for each other.
+pub struct Barrier(&'static AtomicU32);
+
+impl Barrier {
+    pub fn new() -> Self {
+        let (size, protection) = (size_of::<AtomicU32>(), libc::PROT_READ | libc::PROT_WRITE);
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        // SAFETY: a fresh mapping of nobody else's.
+        let mapped = unsafe { libc::mmap(std::ptr::null_mut(), size, protection, flags, -1, 0) };
+        assert_ne!(mapped, libc::MAP_FAILED);
+        // SAFETY: zeroes, which are an AtomicU32, never unmapped.
+        Self(unsafe { &*mapped.cast::<AtomicU32>() })
+    }
+
+    /// One more is there.
+    pub fn arrive(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Waits until so many are there, for twenty seconds at most.
+    pub fn wait_for(&self, count: u32) {
+        let start = std::time::Instant::now();
+        while self.0.load(Ordering::SeqCst) < count {
+            assert!(start.elapsed() < Duration::from_secs(20), "only {:?} are there", self.0);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }

@@ -114,6 +114,7 @@ impl Plan {
                     Kind::SessionLost => state.lose_sessions(fault.slot),
                     Kind::LoginLost => state.lose_login(fault.slot),
                     Kind::HandlesChanged => state.objects.forget(fault.slot),
+                    Kind::TokenChanged => state.change_token(fault.slot),
                     Kind::NotInitialized => state.stop(),
                     Kind::AllLost => {
                         state.lose_login(fault.slot);

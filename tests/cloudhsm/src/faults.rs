@@ -21,6 +21,8 @@ pub enum Kind {
     SessionLost,
     LoginLost,
     HandlesChanged,
+    /// Another token is in the slot.
+    TokenChanged,
     /// The library forgets that it was initialised.
     NotInitialized,
     Throttled,
@@ -188,6 +190,7 @@ const KINDS: &[(&str, Kind, CK_RV)] = &[
     ("session-lost", SessionLost, CKR_SESSION_HANDLE_INVALID),
     ("login-lost", LoginLost, CKR_USER_NOT_LOGGED_IN),
     ("handles-changed", HandlesChanged, 0),
+    ("token-changed", TokenChanged, CKR_DEVICE_REMOVED),
     ("not-initialized", NotInitialized, CKR_CRYPTOKI_NOT_INITIALIZED),
     ("throttled", Throttled, 0),
     ("key-unavailable", KeyUnavailable, 0),

@@ -99,6 +99,10 @@ impl Strike {
                 state.stop();
                 self.code
             }
+            Kind::TokenChanged => {
+                state.change_token(slot);
+                self.code
+            }
             Kind::Throttled => {
                 busy(call);
                 if self.code == 0 { settings.busy_code } else { self.code }

@@ -80,6 +80,8 @@ pub struct Settings {
     pub certificates: bool,
     pub certificate_reads: u64,
     pub null_signer: bool,
+    /// The null signer says that its signature has no octets.
+    pub empty_signer: bool,
     pub cant_lock: bool,
 }
 
@@ -93,6 +95,7 @@ impl Settings {
     }
 
     fn take(source: &mut Source) -> Settings {
+        let signer = source.choice("signer", &["softhsm", "null", "empty"]);
         if let Some(configuration) = source.take("softhsm_conf", "") {
             // SAFETY: nobody reads the environment while a module is being loaded, as far as a module can know; SoftHSM2
             // has no other way to be told.
@@ -159,7 +162,8 @@ impl Settings {
             trace: source.flag("trace", false),
             certificates: source.flag("certificates", false),
             certificate_reads: source.number("certificate_reads", 10),
-            null_signer: source.choice("signer", &["softhsm", "null"]) == 1,
+            null_signer: signer > 0,
+            empty_signer: signer == 2,
             cant_lock: source.flag("cant_lock", false),
         };
         if !source.flag("validate_key_at_init", true) {

@@ -102,7 +102,7 @@ pub unsafe fn sign(
         return Ok(());
     }
     // SAFETY: `room` found room.
-    unsafe { dummy(&signing, out, out_length) };
+    unsafe { dummy(call.process.settings.empty_signer, &signing, out, out_length) };
     Ok(())
 }
 
@@ -142,7 +142,7 @@ pub unsafe fn end(call: &Call, session: &Session, out: *mut CK_BYTE, out_length:
     check_rate(call, session)?;
     if call.process.settings.null_signer {
         // SAFETY: `room` found room.
-        unsafe { dummy(&signing, out, out_length) };
+        unsafe { dummy(call.process.settings.empty_signer, &signing, out, out_length) };
         return Ok(());
     }
     ask!(C_SignFinal(session.inner(), out, out_length))
@@ -174,12 +174,12 @@ unsafe fn room(
     }
 }
 
-/// Bytes of a signature's size that are none.
+/// Bytes of a signature's size that are none; `empty`: not even bytes.
 ///
 /// # Safety
 /// There is room for a signature at `out`, and `out_length` may be written.
-unsafe fn dummy(signing: &Signing, out: *mut CK_BYTE, out_length: *mut CK_ULONG) {
-    let size = signing.object.signature_size;
+unsafe fn dummy(empty: bool, signing: &Signing, out: *mut CK_BYTE, out_length: *mut CK_ULONG) {
+    let size = if empty { 0 } else { signing.object.signature_size };
     // SAFETY: the caller's contract.
     unsafe {
         out.write_bytes(0x5a, size);

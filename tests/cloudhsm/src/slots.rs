@@ -104,8 +104,9 @@ pub unsafe fn token_info(call: &Call, slot: CK_SLOT_ID, info: *mut CK_TOKEN_INFO
         return Err(CKR_ARGUMENTS_BAD);
     }
     let open = slot.open_sessions.load(std::sync::atomic::Ordering::Acquire);
+    let is_changed = slot.changed.load(std::sync::atomic::Ordering::Acquire);
     let answer = CK_TOKEN_INFO {
-        label: padded(&slot.label),
+        label: padded(if is_changed { "another token" } else { &slot.label }),
         manufacturerID: padded("CloudHSM stand-in"),
         model: padded("hsm2m.medium"),
         flags: settings.token_flags,

@@ -60,6 +60,8 @@ pub struct Slot {
     /// The PIN that SoftHSM2 accepted: it stays logged in, and later logins are compared with this.
     pub accepted: Mutex<Option<Vec<u8>>>,
     pub open_sessions: AtomicU64,
+    /// Another token is in the slot.
+    pub changed: AtomicBool,
     login: AtomicU8,
 }
 
@@ -72,7 +74,8 @@ impl Slot {
         keeper: CK_SESSION_HANDLE,
     ) -> Slot {
         let (accepted, open_sessions, login) = (Mutex::default(), AtomicU64::new(0), AtomicU8::new(0));
-        Slot { index, id, label, inner, keeper, accepted, open_sessions, login }
+        let changed = AtomicBool::new(false);
+        Slot { index, id, label, inner, keeper, accepted, open_sessions, changed, login }
     }
 
     pub fn login(&self) -> Login {
@@ -137,6 +140,16 @@ impl State {
         for slot in self.slots().iter().filter(|known| slot.is_none_or(|slot| slot == known.index)) {
             slot.change_login(Login::User, Login::Lost);
         }
+        self.objects.forget(slot);
+    }
+
+    /// The token of a slot (of all slots) is taken out and another one put in, which knows nobody.
+    pub fn change_token(&self, slot: Option<usize>) {
+        for slot in self.slots().iter().filter(|known| slot.is_none_or(|slot| slot == known.index)) {
+            slot.changed.store(true, Release);
+            slot.set_login(Login::None);
+        }
+        self.lose_sessions(slot);
         self.objects.forget(slot);
     }
 

@@ -484,3 +484,26 @@ fn the_null_signer_answers_at_once_with_the_right_length() {
         assert_eq!(hsm.count("requests.C_Sign"), 2);
     });
 }
+
+#[test]
+fn the_empty_signer_says_that_a_signature_has_no_octets() {
+    scenario(&[("signer", "empty")], |hsm| {
+        let session = hsm.ready();
+        let (_, key) = hsm.pair(session, "k");
+        assert_eq!(hsm.sign(session, key, DATA), Ok(vec![]));
+    });
+}
+
+#[test]
+fn rule_31_another_token_in_the_slot_knows_nobody() {
+    scenario(&[], |hsm| {
+        let session = hsm.ready();
+        hsm.pair(session, "k");
+        hsm.control("token-changed now");
+        assert_eq!(hsm.find(session, &[]), Err(CKR_SESSION_HANDLE_INVALID));
+        let mut info = CK_TOKEN_INFO::default();
+        assert_eq!(c!(hsm, C_GetTokenInfo(SLOT, &mut info)), CKR_OK);
+        assert_eq!(info.label.trim_ascii_end(), b"another token");
+        assert_eq!(hsm.find(hsm.open(), &[]), Ok(vec![]));
+    });
+}
