@@ -10,6 +10,7 @@ use super::pss;
 use crate::config::Sha1;
 use crate::error::{Error, Reason, Result, bail};
 use crate::mechanism::{self, Digest, HashKind, Mechanism, Padding};
+use crate::openssl::algorithm;
 use crate::openssl::bindings as c;
 use crate::openssl::core::{Core, HasCore};
 use crate::openssl::digest::{Digest as HostDigest, Hash, Value};
@@ -429,13 +430,15 @@ impl Provider {
     }
 }
 
-/// A property query (property(7)) without the clause that asks for a provider of this name.
+/// A property query (property(7)) without the clauses that ask for a provider of this name, or for us in any section.
 fn without_provider(properties: &str, name: &str) -> String {
     let asks_for_us = |clause: &str| {
         let clause = clause.trim().trim_start_matches('?');
-        clause.split_once('=').is_some_and(|(key, value)| {
-            key.trim().eq_ignore_ascii_case("provider") && value.trim().trim_matches(['\'', '"']) == name
-        })
+        // A name alone is one with yes.
+        let (key, value) = clause.split_once('=').unwrap_or((clause, "yes"));
+        let (key, value) = (key.trim(), value.trim().trim_matches(['\'', '"']));
+        key.eq_ignore_ascii_case("provider") && value == name
+            || key.eq_ignore_ascii_case(algorithm::PROPERTY) && value.eq_ignore_ascii_case("yes")
     };
     let others: Vec<&str> = properties.split(',').filter(|clause| !asks_for_us(clause)).collect();
     others.join(",")
@@ -454,6 +457,10 @@ mod tests {
             ("provider=default,fips=no", "provider=default,fips=no"),
             ("provider=hsmkey2", "provider=hsmkey2"),
             ("provider!=hsmkey", "provider!=hsmkey"),
+            ("hsmkey.provider", ""),
+            ("?hsmkey.provider=yes,fips=yes", "fips=yes"),
+            ("hsmkey.provider=no", "hsmkey.provider=no"),
+            ("hsmkey.provider!=yes", "hsmkey.provider!=yes"),
         ] {
             assert_eq!(without_provider(query, "hsmkey"), others);
         }
