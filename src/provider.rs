@@ -211,7 +211,7 @@ impl operation::provider::Provider for Provider {
         let keys = Keys::new(config, environment);
         core.set_workers(Arc::clone(keys.workers()));
         let (core, digests) = (Arc::new(core), Arc::new(Digests::default()));
-        let verifier = Arc::new(verifier::Verifier::new(&core, &digests, &name));
+        let verifier = Arc::new(verifier::Verifier::new(&core, &digests));
         let keys = keys.verified_by(Arc::clone(&verifier) as Arc<dyn crate::hsm::Verifier>);
         Self { core, keys, digests, verifier, opened: decoder::Opened::default(), name, version }
     }

@@ -6,11 +6,19 @@ use std::ptr;
 
 use super::bindings as c;
 
+/// The property that all our algorithms have, in whatever section of openssl.cnf: `hsmkey.provider=yes`. OpenSSL takes no names of its
+/// users' without a dot.
+pub const PROPERTY: &str = "hsmkey.provider";
+
+/// The property query (property(7)) for what computes itself: nobody's who hands it to somebody else, as we do. A query without our own
+/// provider's name alone finds another section that loads us.
+pub const COMPUTED: &str = "hsmkey.provider!=yes";
+
 /// One algorithm of one operation.
 pub struct Algorithm {
     /// Its names, separated by colons. `@` stands for the provider's own name.
     pub names: &'static str,
-    /// Properties beside `provider=`; `@` stands for the provider's own name.
+    /// Properties beside `provider=` and [`PROPERTY`]; `@` stands for the provider's own name.
     pub properties: &'static str,
     /// Its functions.
     pub dispatch: Dispatch,
@@ -96,8 +104,8 @@ impl Tables {
         for operation in operations {
             let made = operation.algorithms.iter().map(|algorithm| {
                 let comma = if algorithm.properties.is_empty() { "" } else { "," };
-                let properties =
-                    format!("provider={provider}{comma}{}", algorithm.properties.replace('@', &plain));
+                let others = algorithm.properties.replace('@', &plain);
+                let properties = format!("provider={provider},{PROPERTY}=yes{comma}{others}");
                 c::OSSL_ALGORITHM {
                     algorithm_names: keep(algorithm.names.replace('@', &plain)),
                     property_definition: keep(properties),

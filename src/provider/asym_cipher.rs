@@ -19,6 +19,7 @@ use super::rejection;
 use super::unpad::{self, PREMASTER};
 use crate::error::{Error, Reason, Result, bail};
 use crate::mechanism::{Digest, Mechanism};
+use crate::openssl::algorithm;
 use crate::openssl::bindings as c;
 use crate::openssl::core::{Core, HasCore};
 use crate::openssl::digest::Digest as HostDigest;
@@ -170,9 +171,8 @@ impl AsymCipher for Cipher {
         let public = ParamList::new()
             .big_integer(c::OSSL_PKEY_PARAM_RSA_N, modulus)
             .big_integer(c::OSSL_PKEY_PARAM_RSA_E, exponent);
-        let others = format!("provider!={}", self.provider.name);
         let Provider { core, digests, .. } = &*self.provider;
-        encryption::encrypt(core, digests, &others, &public, &params, input, output)
+        encryption::encrypt(core, digests, algorithm::COMPUTED, &public, &params, input, output)
     }
 
     fn decrypt(&mut self, input: &[u8], output: &mut [u8]) -> Result<usize> {

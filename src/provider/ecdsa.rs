@@ -6,7 +6,7 @@ use super::Provider;
 use super::key::Key;
 use crate::curve::Curve;
 use crate::error::{Error, Reason, Result, bail};
-use crate::mechanism::{self, Digest, Mechanism};
+use crate::mechanism::{self, Digest, HashKind, Mechanism};
 use crate::openssl::bindings as c;
 use crate::openssl::core::{Core, HasCore};
 use crate::openssl::digest::{Digest as HostDigest, Hash, Value};
@@ -18,10 +18,19 @@ pub(super) struct Ecdsa {
     provider: Arc<Provider>,
     properties: Option<String>,
     key: Option<Arc<Key>>,
-    digest: Option<HostDigest>,
+    digest: Option<Chosen>,
+    /// It was hashed with: it does not change in this context any more.
+    digest_is_fixed: bool,
     state: State,
     /// What was begun: a digest that is too weak to sign is not too weak to be verified.
     verifying: bool,
+}
+
+/// A digest of the host, and the name that it was asked for by.
+#[derive(Clone)]
+struct Chosen {
+    host: HostDigest,
+    name: Box<str>,
 }
 
 enum State {
@@ -64,6 +73,7 @@ impl Signature for Ecdsa {
             properties: properties.map(str::to_owned),
             key: None,
             digest: None,
+            digest_is_fixed: false,
             state: State::Idle,
             verifying: false,
         })
@@ -80,6 +90,7 @@ impl Signature for Ecdsa {
             properties: self.properties.clone(),
             key: self.key.clone(),
             digest: self.digest.clone(),
+            digest_is_fixed: self.digest_is_fixed,
             state,
             verifying: self.verifying,
         })
@@ -129,10 +140,10 @@ impl Signature for Ecdsa {
             request.octets(c::OSSL_SIGNATURE_PARAM_ALGORITHM_ID, &self.algorithm_id()?)?;
         }
         if let Some(digest) = &self.digest {
-            request.string(c::OSSL_SIGNATURE_PARAM_DIGEST, digest.name())?;
+            request.string(c::OSSL_SIGNATURE_PARAM_DIGEST, digest.host.name())?;
             request.number(
                 c::OSSL_SIGNATURE_PARAM_DIGEST_SIZE,
-                u32::try_from(digest.size()).unwrap_or(u32::MAX),
+                u32::try_from(digest.host.size()).unwrap_or(u32::MAX),
             )?;
         }
         request.number(NONCE_TYPE, 0)
@@ -196,40 +207,55 @@ impl Ecdsa {
         self.key().map(drop)
     }
 
+    /// The digest that is named beside the parameters wins over the one among them. Where they have one name, that among them stays: it
+    /// may have been asked for with properties of its own.
     fn begin_hashing(&mut self, digest: Option<&str>, params: &Params) -> Result<()> {
-        if let Some(name) = digest {
-            self.digest = Some(self.choose(name, self.properties.as_deref())?);
-        }
         self.set(params)?;
+        if let Some(name) = digest.filter(|name| !self.has_chosen(name)) {
+            self.set_digest(name, None)?;
+        }
         let Some(digest) = &self.digest else { bail!(DigestMissing, "nothing says how to hash") };
-        self.state = State::Hashing(digest.start()?);
+        self.state = State::Hashing(digest.host.start()?);
+        self.digest_is_fixed = true;
+        Ok(())
+    }
+
+    fn has_chosen(&self, name: &str) -> bool {
+        self.digest.as_ref().is_some_and(|digest| {
+            let policy = known(&digest.host).is_some_and(|known| known.hash == HashKind::Sha1);
+            !policy && digest.name.eq_ignore_ascii_case(name)
+        })
+    }
+
+    fn set_digest(&mut self, name: &str, properties: Option<&str>) -> Result<()> {
+        let chosen = self.choose(name, properties)?;
+        match &self.digest {
+            Some(digest) if self.digest_is_fixed => {
+                if digest.host.name() != chosen.host.name() {
+                    bail!(InvalidArgument, "the digest of a context does not change once it has hashed");
+                }
+            }
+            _ => self.digest = Some(chosen),
+        }
         Ok(())
     }
 
     /// Any digest of the host that has a fixed size will do.
-    fn choose(&self, name: &str, properties: Option<&str>) -> Result<HostDigest> {
-        let digest = self.provider.digest(name, properties)?;
-        if digest.size() == 0 {
-            bail!(DigestUnsupported, "{} has no size of its own", digest.name());
+    fn choose(&self, name: &str, properties: Option<&str>) -> Result<Chosen> {
+        let host = self.provider.digest(name, properties.or(self.properties.as_deref()))?;
+        if host.size() == 0 {
+            bail!(DigestUnsupported, "{} has no size of its own", host.name());
         }
         if !self.verifying {
-            self.provider.permit(known(&digest))?;
+            self.provider.permit(known(&host))?;
         }
-        Ok(digest)
+        Ok(Chosen { host, name: name.into() })
     }
 
     fn set(&mut self, params: &Params) -> Result<()> {
         let text = |name| params.get(name).map(|param| param.text()).transpose();
-        if let Some(name) = text(c::OSSL_SIGNATURE_PARAM_DIGEST)?.filter(|name| !name.is_empty()) {
-            let properties = text(c::OSSL_SIGNATURE_PARAM_PROPERTIES)?;
-            let chosen = self.choose(name, properties.or(self.properties.as_deref()))?;
-            let same = self.digest.as_ref().is_some_and(|digest| digest.name() == chosen.name());
-            if matches!(self.state, State::Hashing(_)) && !same {
-                bail!(InvalidArgument, "the digest cannot change while it hashes");
-            }
-            if !same {
-                self.digest = Some(chosen);
-            }
+        if let Some(name) = text(c::OSSL_SIGNATURE_PARAM_DIGEST)? {
+            self.set_digest(name, text(c::OSSL_SIGNATURE_PARAM_PROPERTIES)?)?;
         }
         match params.get(NONCE_TYPE).map(|nonce| nonce.integer()).transpose()? {
             None | Some(0) => Ok(()),
@@ -247,8 +273,8 @@ impl Ecdsa {
     /// A digest's value has its size; where no digest was named it may be anything.
     fn check(&self, value: &[u8]) -> Result<()> {
         match &self.digest {
-            Some(digest) if digest.size() != value.len() => {
-                bail!(DataLength, "{} has {} octets, not {}", digest.name(), digest.size(), value.len())
+            Some(Chosen { host, .. }) if host.size() != value.len() => {
+                bail!(DataLength, "{} has {} octets, not {}", host.name(), host.size(), value.len())
             }
             _ => Ok(()),
         }
@@ -276,8 +302,8 @@ impl Ecdsa {
     /// The DER of the AlgorithmIdentifier that `req`, `x509`, `ca` and `cms` write beside the signature.
     fn algorithm_id(&self) -> Result<Vec<u8>> {
         let Some(digest) = &self.digest else { bail!(DigestMissing, "nothing says how to hash") };
-        known(digest).and_then(mechanism::ecdsa_algorithm_id).ok_or_else(|| {
-            Error::new(Reason::DigestUnsupported, format!("{} has no identifier", digest.name()))
+        known(&digest.host).and_then(mechanism::ecdsa_algorithm_id).ok_or_else(|| {
+            Error::new(Reason::DigestUnsupported, format!("{} has no identifier", digest.name))
         })
     }
 }

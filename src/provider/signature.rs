@@ -10,6 +10,7 @@ use super::pss;
 use crate::config::Sha1;
 use crate::error::{Error, Reason, Result, bail};
 use crate::mechanism::{self, Digest, HashKind, Mechanism, Padding};
+use crate::openssl::algorithm;
 use crate::openssl::bindings as c;
 use crate::openssl::core::{Core, HasCore};
 use crate::openssl::digest::{Digest as HostDigest, Hash, Value};
@@ -23,6 +24,8 @@ pub(super) struct Signature {
     key: Option<Arc<Key>>,
     mode: Mode,
     digest: Option<Chosen>,
+    /// It was hashed with: it does not change in this context any more.
+    digest_is_fixed: bool,
     mgf1: Option<Chosen>,
     /// A length or one of OpenSSL's negative numbers.
     salt: i32,
@@ -38,8 +41,10 @@ pub(super) struct Signature {
 struct Chosen {
     host: HostDigest,
     known: &'static Digest,
-    /// Whether it was fetched under the context's own property query.
-    own_query: bool,
+    /// The name that it was asked for by.
+    name: Box<str>,
+    /// Nobody asked for it.
+    implied: bool,
 }
 
 /// OSSL_SIGNATURE_PARAM_PAD_MODE.
@@ -100,6 +105,7 @@ impl signature::Signature for Signature {
             key: None,
             mode: Mode::Pkcs1,
             digest: None,
+            digest_is_fixed: false,
             mgf1: None,
             salt: provider.default_salt(),
             state: State::Idle,
@@ -127,7 +133,7 @@ impl signature::Signature for Signature {
     fn sign_init(&mut self, key: Option<Arc<Key>>, params: &Params) -> Result<()> {
         self.begin(key, false)?;
         self.state = State::Prehashed;
-        self.set(params, true)
+        self.set(params)
     }
 
     fn digest_sign_init(
@@ -173,10 +179,10 @@ impl signature::Signature for Signature {
             }
         }
         if let Some(digest) = &self.digest {
-            request.string(c::OSSL_SIGNATURE_PARAM_DIGEST, digest.host.name())?;
+            request.string(c::OSSL_SIGNATURE_PARAM_DIGEST, &digest.name)?;
         }
         if let Some(mgf1) = self.mgf1.as_ref().or(self.digest.as_ref()) {
-            request.string(c::OSSL_SIGNATURE_PARAM_MGF1_DIGEST, mgf1.host.name())?;
+            request.string(c::OSSL_SIGNATURE_PARAM_MGF1_DIGEST, &mgf1.name)?;
         }
         let named = match self.salt {
             mechanism::SALT_DIGEST => Some(c"digest"),
@@ -195,7 +201,7 @@ impl signature::Signature for Signature {
     }
 
     fn set_params(&mut self, params: &Params) -> Result<()> {
-        self.set(params, self.state != State::Hashing)
+        self.set(params)
     }
 }
 
@@ -204,30 +210,33 @@ impl Signature {
         self.key.as_ref().ok_or_else(|| Reason::NotInitialised.into())
     }
 
-    /// A new signature: with another key the paddings are the defaults again, with the same one they stay.
+    /// A new signature, with the default padding again; the digests stay.
     fn begin(&mut self, key: Option<Arc<Key>>, verifying: bool) -> Result<()> {
         self.state = State::Idle;
         self.verifying = verifying;
         if let Some(key) = key {
             key.rsa()?;
-            self.mode = if key.pss_only() { Mode::Pss } else { Mode::Pkcs1 };
             self.key = Some(key);
-            self.salt = self.provider.default_salt();
         }
-        self.key().map(drop)
+        self.mode = if self.key()?.pss_only() { Mode::Pss } else { Mode::Pkcs1 };
+        self.salt = self.provider.default_salt();
+        Ok(())
     }
 
+    /// The digest that is named beside the parameters wins over the one among them. Where they have one name, that among them stays: it
+    /// may have been asked for with properties of its own.
     fn begin_hashing(&mut self, digest: Option<&str>, params: &Params) -> Result<()> {
+        self.set(params)?;
         if let Some(name) = digest.filter(|name| !self.has_chosen(name)) {
-            self.digest = Some(self.choose(name, None)?);
+            self.set_digest(name, None)?;
         }
-        self.set(params, true)?;
         let Some(digest) = &self.digest else { bail!(DigestMissing, "nothing says how to hash") };
         match &mut self.hash {
             Some(hash) => digest.host.restart(hash)?,
             None => self.hash = Some(digest.host.start()?),
         }
         self.state = State::Hashing;
+        self.digest_is_fixed = true;
         Ok(())
     }
 
@@ -238,17 +247,38 @@ impl Signature {
         }
     }
 
-    /// Whether a name is that of the digest that there is, fetched as it would be now. OpenSSL names it again with every signature of
-    /// a context.
+    /// Whether a name is the one that the digest that there is was asked for by. OpenSSL names it again with every signature of a
+    /// context.
     fn has_chosen(&self, name: &str) -> bool {
         self.digest.as_ref().is_some_and(|digest| {
             let policy = digest.known.hash == HashKind::Sha1;
-            digest.own_query && !policy && digest.known.is_named(name)
+            !policy && digest.name.eq_ignore_ascii_case(name)
         })
+    }
+
+    fn set_digest(&mut self, name: &str, properties: Option<&str>) -> Result<()> {
+        let chosen = self.choose(name, properties)?;
+        match &self.digest {
+            Some(digest) if self.digest_is_fixed => {
+                if digest.known.hash != chosen.known.hash {
+                    bail!(InvalidArgument, "the digest of a context does not change once it has hashed");
+                }
+            }
+            _ => self.digest = Some(chosen),
+        }
+        Ok(())
     }
 
     /// The digest of a name, under another property query than the context's or that.
     fn choose(&self, name: &str, properties: Option<&str>) -> Result<Chosen> {
+        let chosen = self.find(name, properties)?;
+        if !self.verifying {
+            self.provider.permit(Some(chosen.known))?;
+        }
+        Ok(chosen)
+    }
+
+    fn find(&self, name: &str, properties: Option<&str>) -> Result<Chosen> {
         let host = self.provider.digest(name, properties.or(self.properties.as_deref()))?;
         let Some(known) = Digest::by_name(name).or_else(|| Digest::by_name(host.name())) else {
             bail!(DigestUnsupported, "PKCS#1 has no identifier for {}", host.name());
@@ -256,24 +286,15 @@ impl Signature {
         if known.size != host.size() {
             bail!(DigestUnsupported, "{} of this OpenSSL has {} octets", host.name(), host.size());
         }
-        if !self.verifying {
-            self.provider.permit(Some(known))?;
-        }
-        Ok(Chosen { host, known, own_query: properties.is_none() })
+        Ok(Chosen { host, known, name: name.into(), implied: false })
     }
 
-    fn set(&mut self, params: &Params, digest_may_change: bool) -> Result<()> {
+    fn set(&mut self, params: &Params) -> Result<()> {
         let text = |name| params.get(name).map(|param| param.text()).transpose();
-        if let Some(name) = text(c::OSSL_SIGNATURE_PARAM_DIGEST)?.filter(|name| !name.is_empty()) {
-            let properties = text(c::OSSL_SIGNATURE_PARAM_PROPERTIES)?;
-            let chosen = self.choose(name, properties)?;
-            let same = self.digest.as_ref().is_some_and(|digest| digest.known.hash == chosen.known.hash);
-            if !digest_may_change && !same {
-                bail!(InvalidArgument, "the digest cannot change while it hashes");
-            }
-            if !same {
-                self.digest = Some(chosen);
-            }
+        // From 3.6 on OpenSSL's own provider does not look whether a parameter names another digest than the one that is fixed.
+        let looks = !self.digest_is_fixed || self.provider.version < (3, 6);
+        if let Some(name) = text(c::OSSL_SIGNATURE_PARAM_DIGEST)?.filter(|_| looks) {
+            self.set_digest(name, text(c::OSSL_SIGNATURE_PARAM_PROPERTIES)?)?;
         }
         if let Some(mode) = params.get(c::OSSL_SIGNATURE_PARAM_PAD_MODE) {
             let mode = read_mode(&mode)?;
@@ -281,6 +302,10 @@ impl Signature {
                 bail!(PaddingUnsupported, "the key signs with PSS only");
             }
             self.mode = mode;
+            // What OpenSSL takes where PSS is asked for and nothing says how it hashes.
+            if mode == Mode::Pss && self.digest.is_none() {
+                self.digest = Some(Chosen { implied: true, ..self.find("SHA1", None)? });
+            }
         }
         if let Some(salt) = params.get(c::OSSL_SIGNATURE_PARAM_PSS_SALTLEN) {
             self.needs_pss("a salt length")?;
@@ -322,6 +347,9 @@ impl Signature {
         // Applications bring buffers of any length, and a request has room for what it is told to have room for.
         let room = rsa.size().min(signature.len());
         let signature = &mut signature[..room];
+        if let Some(digest) = self.digest.as_ref().filter(|digest| digest.implied) {
+            self.provider.permit(Some(digest.known))?;
+        }
         let digest = self.digest.as_ref().map(|digest| digest.known);
         let padding = match (self.mode, digest) {
             (Mode::Pkcs1, _) => Padding::Pkcs1,
@@ -402,13 +430,15 @@ impl Provider {
     }
 }
 
-/// A property query (property(7)) without the clause that asks for a provider of this name.
+/// A property query (property(7)) without the clauses that ask for a provider of this name, or for us in any section.
 fn without_provider(properties: &str, name: &str) -> String {
     let asks_for_us = |clause: &str| {
         let clause = clause.trim().trim_start_matches('?');
-        clause.split_once('=').is_some_and(|(key, value)| {
-            key.trim().eq_ignore_ascii_case("provider") && value.trim().trim_matches(['\'', '"']) == name
-        })
+        // A name alone is one with yes.
+        let (key, value) = clause.split_once('=').unwrap_or((clause, "yes"));
+        let (key, value) = (key.trim(), value.trim().trim_matches(['\'', '"']));
+        key.eq_ignore_ascii_case("provider") && value == name
+            || key.eq_ignore_ascii_case(algorithm::PROPERTY) && value.eq_ignore_ascii_case("yes")
     };
     let others: Vec<&str> = properties.split(',').filter(|clause| !asks_for_us(clause)).collect();
     others.join(",")
@@ -427,6 +457,10 @@ mod tests {
             ("provider=default,fips=no", "provider=default,fips=no"),
             ("provider=hsmkey2", "provider=hsmkey2"),
             ("provider!=hsmkey", "provider!=hsmkey"),
+            ("hsmkey.provider", ""),
+            ("?hsmkey.provider=yes,fips=yes", "fips=yes"),
+            ("hsmkey.provider=no", "hsmkey.provider=no"),
+            ("hsmkey.provider!=yes", "hsmkey.provider!=yes"),
         ] {
             assert_eq!(without_provider(query, "hsmkey"), others);
         }

@@ -20,18 +20,15 @@ use crate::public::{EcPublicKey, Ed25519PublicKey, PublicKey, RsaPublicKey};
 pub(super) struct Verifier {
     core: Arc<Core>,
     digests: Arc<Digests>,
-    /// Every provider but us.
-    properties: String,
 }
 
 impl Verifier {
-    pub(super) fn new(core: &Arc<Core>, digests: &Arc<Digests>, name: &str) -> Self {
-        let properties = format!("provider!={}", algorithm::value(name));
-        Self { core: Arc::clone(core), digests: Arc::clone(digests), properties }
+    pub(super) fn new(core: &Arc<Core>, digests: &Arc<Digests>) -> Self {
+        Self { core: Arc::clone(core), digests: Arc::clone(digests) }
     }
 
     fn host_key(&self, name: &CStr, params: &ParamList) -> Result<Option<HostKey<'_>>> {
-        HostKey::new(&self.core, &self.digests, name, params, &self.properties)
+        HostKey::new(&self.core, &self.digests, name, params, algorithm::COMPUTED)
     }
 
     fn ec(&self, curve: &Curve, point: &[u8]) -> Result<Option<HostKey<'_>>> {

@@ -5,6 +5,7 @@ mod support;
 
 mod bad_input;
 mod certificates;
+mod choices;
 mod commands;
 mod composites;
 mod decryption;

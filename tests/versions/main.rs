@@ -4,3 +4,4 @@
 mod support;
 
 mod provider;
+mod two_sections;

@@ -17,7 +17,7 @@ impl Verify for Signature {
     fn verify_init(&mut self, key: Option<Arc<Key>>, params: &Params) -> Result<()> {
         self.begin(key, true)?;
         self.state = State::Prehashed;
-        self.set(params, true)
+        self.set(params)
     }
 
     fn digest_verify_init(
