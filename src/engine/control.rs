@@ -9,9 +9,11 @@ use log::LevelFilter;
 use zeroize::Zeroizing;
 
 use super::Engine;
+use super::verifier::Verifier;
 use crate::config::{Config, DIRECTIVES, Log, LoginBehaviour, PIN_VARIABLES, PinSpec, ReferenceFiles, flag};
 use crate::environment::Environment;
 use crate::error::{Error, Result, bail};
+use crate::hsm;
 use crate::key::Keys;
 use crate::logging;
 use crate::openssl::engine::{Control, Kind, Value};
@@ -184,7 +186,7 @@ impl Settings {
     }
 
     /// The keys that are reached so.
-    pub(super) fn keys(&mut self, environment: &Arc<Environment>) -> Arc<Keys> {
+    pub(super) fn keys(&mut self, environment: &Arc<Environment>, verifier: &Arc<Verifier>) -> Arc<Keys> {
         let Self { config, level, wrong, keys } = self;
         Arc::clone(keys.get_or_insert_with(|| {
             if let Some((_, error)) = wrong.first() {
@@ -195,7 +197,8 @@ impl Settings {
             if let Some(level) = level {
                 log::set_max_level(*level);
             }
-            Arc::new(Keys::new(Ok(config), Arc::clone(environment)))
+            let verifier = Arc::clone(verifier) as Arc<dyn hsm::Verifier>;
+            Arc::new(Keys::new(Ok(config), Arc::clone(environment)).verified_by(verifier))
         }))
     }
 }

@@ -5,6 +5,7 @@ mod key_id;
 mod load;
 mod reference;
 mod rsa;
+mod verifier;
 
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,18 +18,20 @@ use crate::environment::Environment;
 use crate::error::{Result, bail};
 use crate::key::{Key, Keys};
 use crate::mechanism::Mechanism;
-use crate::openssl::engine::{self, Control, Loaded, Padding, Prompt, Reference, Type, Value};
+use crate::openssl::engine::{self, Control, Loaded, Padding, Prompt, PublicKeys, Reference, Type, Value};
 use crate::public::PublicKey;
 use crate::spki::public_to_spki;
 use crate::workers::Workers;
 
 use control::Settings;
+use verifier::Verifier;
 
 pub use control::CONTROLS;
 
 /// One engine. Nothing of it is shared with another one: there may be two libcryptos in the process.
 pub struct Engine {
     environment: Arc<Environment>,
+    verifier: Arc<Verifier>,
     settings: Mutex<Settings>,
     by_modulus: AtomicBool,
 }
@@ -52,9 +55,10 @@ impl engine::Engine for Engine {
     const NAME: &'static CStr = c"hsmkey: private keys in an HSM, through PKCS#11";
     type Key = PrivateKey;
 
-    fn new() -> Self {
+    fn new(public_keys: PublicKeys) -> Self {
         Self {
             environment: Arc::new(Environment::of_process()),
+            verifier: Arc::new(Verifier(public_keys)),
             settings: Mutex::default(),
             by_modulus: AtomicBool::new(false),
         }
@@ -138,7 +142,7 @@ impl engine::Engine for Engine {
 impl Engine {
     /// The keys as they are configured now. Keys that were loaded before stay as they were configured then.
     fn keys(&self) -> Arc<Keys> {
-        self.settings().keys(&self.environment)
+        self.settings().keys(&self.environment, &self.verifier)
     }
 
     fn settings(&self) -> std::sync::MutexGuard<'_, Settings> {

@@ -5,6 +5,7 @@ mod support;
 
 mod all_versions;
 mod controls;
+mod ec_pairs;
 mod key_ids;
 mod programs;
 mod reference_files;

@@ -16,7 +16,7 @@ macro_rules! opaque {
 }
 opaque! {
     ENGINE RSA RSA_METHOD EC_KEY EC_KEY_METHOD EC_GROUP EC_POINT ECDSA_SIG BIGNUM BN_CTX EVP_PKEY X509 UI UI_METHOD
-    CRYPTO_EX_DATA
+    CRYPTO_EX_DATA EVP_PKEY_CTX EVP_MD EVP_MD_CTX
 }
 
 /// ERR_STRING_DATA, err.h.
@@ -106,7 +106,7 @@ macro_rules! functions {
             pub(super) fn of(host: Host) -> Result<Self> {
                 Ok(Self {
                     // SAFETY: the types are those of the manual pages, ENGINE_add(3), RSA_meth_new(3), CRYPTO_get_ex_new_index(3),
-                    // EC_KEY_METHOD_new, ERR_load_strings(3), d2i_X509(3), UI_new(3), which are the same from 1.1.1 to 3.x.
+                    // EC_KEY_METHOD_new, ERR_load_strings(3), d2i_X509(3), EVP_PKEY_verify(3), EVP_DigestVerifyInit(3), UI_new(3), which are the same from 1.1.1 to 3.x.
                     $($name: unsafe { host.function(name(concat!(stringify!($name), "\0")))? },)*
                     errors: Errors::of(host)?,
                 })
@@ -184,6 +184,14 @@ functions! {
     d2i_PUBKEY(*mut *mut EVP_PKEY, *mut *const c_uchar, c_long) -> *mut EVP_PKEY;
     d2i_X509(*mut *mut X509, *mut *const c_uchar, c_long) -> *mut X509;
     EVP_PKEY_new() -> *mut EVP_PKEY;
+    EVP_PKEY_CTX_new(*mut EVP_PKEY, *mut ENGINE) -> *mut EVP_PKEY_CTX;
+    EVP_PKEY_CTX_free(*mut EVP_PKEY_CTX);
+    EVP_PKEY_verify_init(*mut EVP_PKEY_CTX) -> c_int;
+    EVP_PKEY_verify(*mut EVP_PKEY_CTX, *const c_uchar, usize, *const c_uchar, usize) -> c_int;
+    EVP_MD_CTX_new() -> *mut EVP_MD_CTX;
+    EVP_MD_CTX_free(*mut EVP_MD_CTX);
+    EVP_DigestVerifyInit(*mut EVP_MD_CTX, *mut *mut EVP_PKEY_CTX, *const EVP_MD, *mut ENGINE, *mut EVP_PKEY) -> c_int;
+    EVP_DigestVerify(*mut EVP_MD_CTX, *const c_uchar, usize, *const c_uchar, usize) -> c_int;
     EVP_PKEY_free(*mut EVP_PKEY);
     EVP_PKEY_set1_RSA(*mut EVP_PKEY, *mut RSA) -> c_int;
     EVP_PKEY_set1_EC_KEY(*mut EVP_PKEY, *mut EC_KEY) -> c_int;

@@ -9,6 +9,7 @@ mod ec;
 mod functions;
 mod library;
 mod place;
+mod public_key;
 mod rsa;
 mod ui;
 
@@ -29,6 +30,7 @@ use library::Library;
 pub use control::{Control, Kind, Value};
 pub use functions::{DynamicFunctions, ENGINE};
 pub use place::Reference;
+pub use public_key::PublicKeys;
 pub use ui::Prompt;
 
 /// OSSL_DYNAMIC_VERSION and OSSL_DYNAMIC_OLDEST, engine.h, of 1.1.1 to 3.x.
@@ -46,7 +48,7 @@ pub trait Engine: Sized + Send + Sync + 'static {
     type Key: Send + Sync + 'static;
 
     /// A new engine. It makes no PKCS#11 call.
-    fn new() -> Self;
+    fn new(public_keys: PublicKeys) -> Self;
 
     /// The controls, always the same.
     fn controls() -> &'static [Control];
@@ -215,7 +217,7 @@ impl Library {
 /// # Safety
 /// As for [`bind`]; `library` is the engine's.
 unsafe fn set_up<T: Engine>(
-    library: &Library,
+    library: &'static Library,
     place: usize,
     engine: *mut ENGINE,
     id: *const c_char,
@@ -223,7 +225,7 @@ unsafe fn set_up<T: Engine>(
     // SAFETY: null or NUL-terminated.
     let id = if id.is_null() { T::ID.to_owned() } else { unsafe { CStr::from_ptr(id) }.to_owned() };
     let bound = Bound {
-        engine: T::new(),
+        engine: T::new(PublicKeys(library)),
         id,
         ui: AtomicPtr::new(ptr::null_mut()),
         ui_data: AtomicPtr::new(ptr::null_mut()),
