@@ -17,8 +17,10 @@ use crate::config::Sha1;
 use crate::environment::Environment;
 use crate::error::{Result, bail};
 use crate::key::{Key, Keys};
-use crate::mechanism::Mechanism;
-use crate::openssl::engine::{self, Control, Loaded, Padding, Prompt, PublicKeys, Reference, Type, Value};
+use crate::mechanism::{Digest, HashKind, Mechanism};
+use crate::openssl::engine::{
+    self, Control, Loaded, Padding, Prompt, Pss, PublicKeys, Reference, Type, Value,
+};
 use crate::public::PublicKey;
 use crate::spki::public_to_spki;
 use crate::workers::Workers;
@@ -47,6 +49,17 @@ impl PrivateKey {
     /// A key as it is configured now.
     fn new(key: Key, keys: &Keys) -> Result<Arc<Self>> {
         Ok(Arc::new(Self { key, sha1: keys.sha1()?, workers: Arc::clone(keys.workers()) }))
+    }
+
+    /// Fails where a digest must not be signed.
+    fn permits(&self, digest: HashKind) -> Result<()> {
+        match self.sha1 {
+            _ if digest != HashKind::Sha1 => {}
+            Sha1::Allow => {}
+            Sha1::Warn => log::warn!("a signature over SHA-1"),
+            Sha1::Deny => bail!(DigestUnsupported, "hsmkey-sha1 = deny"),
+        }
+        Ok(())
     }
 }
 
@@ -124,6 +137,17 @@ impl engine::Engine for Engine {
 
     fn sign(key: &PrivateKey, padding: Padding, input: &[u8], output: &mut [u8]) -> Result<usize> {
         rsa::sign(key, padding, input, output)
+    }
+
+    fn sign_pss(key: &PrivateKey, pss: &Pss, value: &[u8], output: &mut [u8]) -> Result<usize> {
+        rsa::sign_pss(key, pss, value, output)
+    }
+
+    fn permits(key: &PrivateKey, digest: &str) -> Result<()> {
+        match Digest::by_name(digest) {
+            Some(digest) => key.permits(digest.hash),
+            None => Ok(()),
+        }
     }
 
     fn decrypt(key: &PrivateKey, padding: Padding, input: &[u8], output: &mut [u8]) -> Result<usize> {

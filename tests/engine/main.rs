@@ -8,6 +8,7 @@ mod controls;
 mod ec_pairs;
 mod key_ids;
 mod programs;
+mod pss;
 mod reference_files;
 mod signing;
 mod tls;

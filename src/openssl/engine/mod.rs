@@ -8,6 +8,7 @@ mod control;
 mod ec;
 mod functions;
 mod library;
+mod pkey_method;
 mod place;
 mod public_key;
 mod rsa;
@@ -101,6 +102,18 @@ pub trait Engine: Sized + Send + Sync + 'static {
     /// What is wrong with the key or the HSM.
     fn sign(key: &Self::Key, padding: Padding, input: &[u8], output: &mut [u8]) -> Result<usize>;
 
+    /// Signs a digest's value with RSASSA-PSS; says how much of `output`, which has room for the modulus, was written.
+    ///
+    /// # Errors
+    /// `MechanismUnsupported` where the HSM does not do it, and what is wrong with the key or the HSM.
+    fn sign_pss(key: &Self::Key, pss: &Pss, value: &[u8], output: &mut [u8]) -> Result<usize>;
+
+    /// Fails where a key must not sign a value of the digest of this name of OpenSSL's.
+    ///
+    /// # Errors
+    /// `DigestUnsupported`.
+    fn permits(key: &Self::Key, digest: &str) -> Result<()>;
+
     /// Decrypts and takes the padding off; says how much of `output`, which has room for the modulus, was written.
     ///
     /// # Errors
@@ -159,6 +172,17 @@ impl Padding {
             _ => bail!(PaddingUnsupported, "{number}"),
         }
     }
+}
+
+/// RSASSA-PSS (RFC 8017 section 8.1).
+#[derive(Clone, Debug)]
+pub struct Pss {
+    /// OpenSSL's short name of the digest.
+    pub digest: String,
+    /// That of the digest in MGF1.
+    pub mgf1: String,
+    /// A length, or one of OpenSSL's negative numbers (EVP_PKEY_CTX_set_rsa_pss_saltlen(3)).
+    pub salt: c_int,
 }
 
 /// What an ENGINE keeps of ours.
@@ -243,6 +267,7 @@ unsafe fn set_up<T: Engine>(
             && (functions.ENGINE_set_finish_function)(engine, callbacks.nothing) == 1
             && (functions.ENGINE_set_ctrl_function)(engine, callbacks.control) == 1
             && (functions.ENGINE_set_load_privkey_function)(engine, callbacks.load_private) == 1
+            && (functions.ENGINE_set_pkey_meths)(engine, callbacks.pkey.methods) == 1
             && (functions.ENGINE_set_load_pubkey_function)(engine, callbacks.load_public) == 1
             && library.offer_rsa(engine, &(*bound).engine)
             && (functions.ENGINE_set_ex_data)(engine, library.engine_index, bound.cast()) == 1
