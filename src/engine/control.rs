@@ -40,7 +40,7 @@ enum Effect {
     ReferenceByModulus,
 }
 
-const OURS: [(&str, &str, Kind, Effect); 14] = [
+const OURS: [(&str, &str, Kind, Effect); 15] = [
     ("SO_PATH", "The path of the engine itself; not used", Kind::Text, Effect::None),
     ("MODULE_PATH", "The path of the PKCS#11 module", Kind::Text, Effect::ModulePath),
     ("PIN", "The PIN, for CloudHSM user:password", Kind::Text, Effect::Pin),
@@ -70,6 +70,7 @@ const OURS: [(&str, &str, Kind, Effect); 14] = [
         Kind::Text,
         Effect::ReferenceByModulus,
     ),
+    ("ID", "The id by which programs find the engine", Kind::Id, Effect::None),
 ];
 
 /// The names of the controls that are no directives.

@@ -7,6 +7,7 @@ mod all_versions;
 mod controls;
 mod ec_pairs;
 mod key_ids;
+mod libp11;
 mod programs;
 mod pss;
 mod reference_files;

@@ -153,6 +153,8 @@ unsafe extern "C" fn control<T: Engine, const P: usize>(
                 bound.ui_data.store(data, Ordering::Release);
                 Ok(())
             }
+            // SAFETY: a live ENGINE.
+            Given::Id(id) => unsafe { bound.call(library, engine, id.unwrap_or_default()) },
             // SAFETY: the application's argument.
             Given::Certificate(request) => unsafe { certificate(library, bound, request) },
             Given::Nothing => Ok(()),

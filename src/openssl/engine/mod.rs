@@ -16,8 +16,8 @@ mod ui;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicPtr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use zeroize::Zeroizing;
 
@@ -188,11 +188,33 @@ pub struct Pss {
 /// What an ENGINE keeps of ours.
 struct Bound<T> {
     engine: T,
-    /// OpenSSL keeps the pointer only.
-    id: CString,
+    /// The ids that the engine has had, the last one now. OpenSSL keeps a pointer only, and other threads may be reading an old one.
+    ids: Mutex<Vec<CString>>,
     /// The UI_METHOD that a control has set, and what it is given.
     ui: AtomicPtr<c_void>,
     ui_data: AtomicPtr<c_void>,
+}
+
+impl<T> Bound<T> {
+    /// Gives the engine an id.
+    ///
+    /// # Errors
+    /// `BadDirective` for an empty one.
+    ///
+    /// # Safety
+    /// `engine` is the live ENGINE that keeps this.
+    unsafe fn call(&self, library: &Library, engine: *mut ENGINE, id: &[u8]) -> Result<()> {
+        let (Ok(id), false) = (CString::new(id), id.is_empty()) else {
+            bail!(BadDirective, "the id of an engine is empty")
+        };
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: a text that stays where it is, whatever becomes of the list, until the engine is destroyed.
+        if unsafe { (library.functions.ENGINE_set_id)(engine, id.as_ptr()) } != 1 {
+            bail!(HostUnusable, "it does not take the engine's id");
+        }
+        ids.push(id);
+        Ok(())
+    }
 }
 
 /// The interface that both sides know, for `v_check`; 0 for an OpenSSL that is too old.
@@ -247,10 +269,10 @@ unsafe fn set_up<T: Engine>(
     id: *const c_char,
 ) -> Result<()> {
     // SAFETY: null or NUL-terminated.
-    let id = if id.is_null() { T::ID.to_owned() } else { unsafe { CStr::from_ptr(id) }.to_owned() };
+    let id = if id.is_null() { T::ID } else { unsafe { CStr::from_ptr(id) } };
     let bound = Bound {
         engine: T::new(PublicKeys(library)),
-        id,
+        ids: Mutex::default(),
         ui: AtomicPtr::new(ptr::null_mut()),
         ui_data: AtomicPtr::new(ptr::null_mut()),
     };
@@ -259,7 +281,7 @@ unsafe fn set_up<T: Engine>(
     let functions = &library.functions;
     // SAFETY: OpenSSL's ENGINE, which is being made; callbacks of the right types; strings, tables and methods that live as long as it.
     let done = unsafe {
-        (functions.ENGINE_set_id)(engine, (*bound).id.as_ptr()) == 1
+        (*bound).call(library, engine, id.to_bytes()).is_ok()
             && (functions.ENGINE_set_name)(engine, T::NAME.as_ptr()) == 1
             && (functions.ENGINE_set_flags)(engine, NO_REGISTER_ALL) == 1
             && (functions.ENGINE_set_cmd_defns)(engine, control::definitions(T::controls())) == 1
