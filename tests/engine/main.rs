@@ -6,6 +6,7 @@ mod support;
 mod all_versions;
 mod controls;
 mod ec_pairs;
+mod installed;
 mod key_ids;
 mod libp11;
 mod programs;
