@@ -56,7 +56,7 @@ fmt: ## formats the code
 clippy: ## the lints, as errors
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
-install: ## hsmkey.so for OpenSSL, the command and its openssl.cnf (PREFIX, DESTDIR, MODULESDIR, ENGINESDIR, OPENSSLDIR, SYSCONFDIR)
+install: ## hsmkey.so for OpenSSL, the command and the openssl.cnf for it (PREFIX, DESTDIR, MODULESDIR, ENGINESDIR, OPENSSLDIR, SYSCONFDIR)
 	@test -f "$(BUILT)/hsmkey.so" || { echo "run make build first" >&2; exit 1; }
 	@test -n "$(MODULESDIR)" -a -n "$(OPENSSLDIR)" || { echo "no openssl 3 in PATH: give MODULESDIR and OPENSSLDIR" >&2; exit 1; }
 	install -D -m 755 "$(BUILT)/hsmkey.so" "$(DESTDIR)$(MODULESDIR)/hsmkey.so"
@@ -66,8 +66,9 @@ install: ## hsmkey.so for OpenSSL, the command and its openssl.cnf (PREFIX, DEST
 	scripts/openssl-cnf "$(OPENSSLDIR)/openssl.cnf" > "$(DESTDIR)$(SYSCONFDIR)/hsmkey/openssl.cnf.new"
 	scripts/openssl-cnf "$(OPENSSLDIR)/openssl.cnf" openssl-all-versions.cnf "$(MODULESDIR)/hsmkey.so" \
 	  > "$(DESTDIR)$(SYSCONFDIR)/hsmkey/openssl-all-versions.cnf.new"
+	scripts/openssl-cnf "$(OPENSSLDIR)/openssl.cnf" engine.cnf "$(MODULESDIR)/hsmkey.so" > "$(DESTDIR)$(SYSCONFDIR)/hsmkey/engine.cnf.new"
 	@# An administrator's changes stay.
-	@cd "$(DESTDIR)$(SYSCONFDIR)/hsmkey" && for file in openssl.cnf openssl-all-versions.cnf; do \
+	@cd "$(DESTDIR)$(SYSCONFDIR)/hsmkey" && for file in openssl.cnf openssl-all-versions.cnf engine.cnf; do \
 	  if [ ! -e $$file ]; then mv $$file.new $$file; \
 	  elif cmp -s $$file $$file.new; then rm $$file.new; \
 	  else echo "kept $(SYSCONFDIR)/hsmkey/$$file; the new one is beside it"; fi; \

@@ -97,6 +97,7 @@
 #define HSMKEY_CONTROL_VLOG_A               "VLOG_A"
 #define HSMKEY_CONTROL_DEBUG_LEVEL          "DEBUG_LEVEL"
 #define HSMKEY_CONTROL_REFERENCE_BY_MODULUS "REFERENCE_BY_MODULUS"
+#define HSMKEY_CONTROL_ID                   "ID"
 
 /* Key files. A reference file is an RSA private key (PKCS#1 or PKCS#8) whose private exponent begins with the marker and goes on with
  * the pkcs11: URI of the key. A pointer file is a PEM block of this label: SEQUENCE { VisibleString description, UTF8String uri }. */

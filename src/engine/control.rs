@@ -9,9 +9,11 @@ use log::LevelFilter;
 use zeroize::Zeroizing;
 
 use super::Engine;
+use super::verifier::Verifier;
 use crate::config::{Config, DIRECTIVES, Log, LoginBehaviour, PIN_VARIABLES, PinSpec, ReferenceFiles, flag};
 use crate::environment::Environment;
 use crate::error::{Error, Result, bail};
+use crate::hsm;
 use crate::key::Keys;
 use crate::logging;
 use crate::openssl::engine::{Control, Kind, Value};
@@ -38,7 +40,7 @@ enum Effect {
     ReferenceByModulus,
 }
 
-const OURS: [(&str, &str, Kind, Effect); 14] = [
+const OURS: [(&str, &str, Kind, Effect); 15] = [
     ("SO_PATH", "The path of the engine itself; not used", Kind::Text, Effect::None),
     ("MODULE_PATH", "The path of the PKCS#11 module", Kind::Text, Effect::ModulePath),
     ("PIN", "The PIN, for CloudHSM user:password", Kind::Text, Effect::Pin),
@@ -68,6 +70,7 @@ const OURS: [(&str, &str, Kind, Effect); 14] = [
         Kind::Text,
         Effect::ReferenceByModulus,
     ),
+    ("ID", "The id by which programs find the engine", Kind::Id, Effect::None),
 ];
 
 /// The names of the controls that are no directives.
@@ -184,7 +187,7 @@ impl Settings {
     }
 
     /// The keys that are reached so.
-    pub(super) fn keys(&mut self, environment: &Arc<Environment>) -> Arc<Keys> {
+    pub(super) fn keys(&mut self, environment: &Arc<Environment>, verifier: &Arc<Verifier>) -> Arc<Keys> {
         let Self { config, level, wrong, keys } = self;
         Arc::clone(keys.get_or_insert_with(|| {
             if let Some((_, error)) = wrong.first() {
@@ -195,7 +198,8 @@ impl Settings {
             if let Some(level) = level {
                 log::set_max_level(*level);
             }
-            Arc::new(Keys::new(Ok(config), Arc::clone(environment)))
+            let verifier = Arc::clone(verifier) as Arc<dyn hsm::Verifier>;
+            Arc::new(Keys::new(Ok(config), Arc::clone(environment)).verified_by(verifier))
         }))
     }
 }

@@ -5,7 +5,8 @@
 //! | `pkcs11:…` | a URI (RFC 7512) |
 //! | `/path/to/file`, or a file of the working directory | what a key file of ours names |
 //! | `id_HEX`, `label_TEXT` | CKA_ID or CKA_LABEL |
-//! | `slot_N-id_HEX`, `slot_N-label_TEXT`, `slot_N`, `N:HEX` | the same in a slot |
+//! | `slot_N-id_HEX`, `slot_N-label_TEXT`, `N:HEX` | the same in a slot |
+//! | `slot_N`, `N:` | the only key of a slot |
 //! | `HEX` | CKA_ID, or a label that looks like one |
 //! | any other text | CKA_LABEL |
 //! | nothing | the only key there is |
@@ -43,8 +44,12 @@ pub(super) fn parse(id: &str) -> Result<Vec<Uri>> {
         return in_slot(id, rest);
     }
     if let Some((slot, hex)) = id.split_once(':') {
-        if let (Ok(slot), Some(octets)) = (slot.parse(), octets(hex)) {
-            return Ok(vec![with_id(token(slot), octets)]);
+        match (slot.parse(), octets(hex)) {
+            (Ok(slot), Some(octets)) => return Ok(vec![with_id(token(slot), octets)]),
+            (Ok(slot), None) if hex.is_empty() => {
+                return Ok(vec![Uri { token: token(slot), ..Uri::default() }]);
+            }
+            _ => {}
         }
     }
     named(id, id, TokenAttributes::default())
@@ -158,6 +163,9 @@ mod tests {
             ("slot_2305843009213693953-id_01", &["pkcs11:slot-id=2305843009213693953;id=%01"]),
             ("slot_0-label_a-b", &["pkcs11:slot-id=0;object=a-b"]),
             ("3:a1", &["pkcs11:slot-id=3;id=%A1"]),
+            ("3:", &["pkcs11:slot-id=3"]),
+            ("3:x", &["pkcs11:object=3:x"]),
+            (":", &["pkcs11:object=:"]),
             ("a1", &["pkcs11:id=%A1", "pkcs11:object=a1"]),
             ("a1b", &["pkcs11:object=a1b"]),
             ("web-server", &["pkcs11:object=web-server"]),

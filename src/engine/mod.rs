@@ -5,6 +5,7 @@ mod key_id;
 mod load;
 mod reference;
 mod rsa;
+mod verifier;
 
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,19 +17,23 @@ use crate::config::Sha1;
 use crate::environment::Environment;
 use crate::error::{Result, bail};
 use crate::key::{Key, Keys};
-use crate::mechanism::Mechanism;
-use crate::openssl::engine::{self, Control, Loaded, Padding, Prompt, Reference, Type, Value};
+use crate::mechanism::{Digest, HashKind, Mechanism};
+use crate::openssl::engine::{
+    self, Control, Loaded, Padding, Prompt, Pss, PublicKeys, Reference, Type, Value,
+};
 use crate::public::PublicKey;
 use crate::spki::public_to_spki;
 use crate::workers::Workers;
 
 use control::Settings;
+use verifier::Verifier;
 
 pub use control::CONTROLS;
 
 /// One engine. Nothing of it is shared with another one: there may be two libcryptos in the process.
 pub struct Engine {
     environment: Arc<Environment>,
+    verifier: Arc<Verifier>,
     settings: Mutex<Settings>,
     by_modulus: AtomicBool,
 }
@@ -45,6 +50,17 @@ impl PrivateKey {
     fn new(key: Key, keys: &Keys) -> Result<Arc<Self>> {
         Ok(Arc::new(Self { key, sha1: keys.sha1()?, workers: Arc::clone(keys.workers()) }))
     }
+
+    /// Fails where a digest must not be signed.
+    fn permits(&self, digest: HashKind) -> Result<()> {
+        match self.sha1 {
+            _ if digest != HashKind::Sha1 => {}
+            Sha1::Allow => {}
+            Sha1::Warn => log::warn!("a signature over SHA-1"),
+            Sha1::Deny => bail!(DigestUnsupported, "hsmkey-sha1 = deny"),
+        }
+        Ok(())
+    }
 }
 
 impl engine::Engine for Engine {
@@ -52,9 +68,10 @@ impl engine::Engine for Engine {
     const NAME: &'static CStr = c"hsmkey: private keys in an HSM, through PKCS#11";
     type Key = PrivateKey;
 
-    fn new() -> Self {
+    fn new(public_keys: PublicKeys) -> Self {
         Self {
             environment: Arc::new(Environment::of_process()),
+            verifier: Arc::new(Verifier(public_keys)),
             settings: Mutex::default(),
             by_modulus: AtomicBool::new(false),
         }
@@ -122,6 +139,17 @@ impl engine::Engine for Engine {
         rsa::sign(key, padding, input, output)
     }
 
+    fn sign_pss(key: &PrivateKey, pss: &Pss, value: &[u8], output: &mut [u8]) -> Result<usize> {
+        rsa::sign_pss(key, pss, value, output)
+    }
+
+    fn permits(key: &PrivateKey, digest: &str) -> Result<()> {
+        match Digest::by_name(digest) {
+            Some(digest) => key.permits(digest.hash),
+            None => Ok(()),
+        }
+    }
+
     fn decrypt(key: &PrivateKey, padding: Padding, input: &[u8], output: &mut [u8]) -> Result<usize> {
         rsa::decrypt(key, padding, input, output)
     }
@@ -138,7 +166,7 @@ impl engine::Engine for Engine {
 impl Engine {
     /// The keys as they are configured now. Keys that were loaded before stay as they were configured then.
     fn keys(&self) -> Arc<Keys> {
-        self.settings().keys(&self.environment)
+        self.settings().keys(&self.environment, &self.verifier)
     }
 
     fn settings(&self) -> std::sync::MutexGuard<'_, Settings> {

@@ -1,10 +1,9 @@
 //! The private operations of an RSA key.
 
 use super::PrivateKey;
-use crate::config::Sha1;
 use crate::error::{Result, bail};
 use crate::mechanism::{self, Digest, HashKind, Mechanism};
-use crate::openssl::engine::Padding;
+use crate::openssl::engine::{Padding, Pss};
 
 /// Signs what OpenSSL has made of the digest: a DigestInfo, or a whole block (PSS, or whatever pads by itself).
 ///
@@ -17,13 +16,26 @@ pub(super) fn sign(key: &PrivateKey, padding: Padding, input: &[u8], output: &mu
         Padding::Oaep => bail!(PaddingUnsupported, "OAEP is not for signatures"),
     };
     if is_sha1(input) {
-        match key.sha1 {
-            Sha1::Allow => {}
-            Sha1::Warn => log::warn!("a signature over SHA-1"),
-            Sha1::Deny => bail!(DigestUnsupported, "hsmkey-sha1 = deny"),
-        }
+        key.permits(HashKind::Sha1)?;
     }
     let (mechanism, input) = mechanism::prepare(&padding, None, input, key.key.rsa()?.bits())?;
+    key.key.sign(&mechanism, &input, output)
+}
+
+/// Signs a digest with the HSM's own PSS.
+///
+/// # Errors
+/// `MechanismUnsupported` where the HSM does not do it, `SaltLength`, `DigestUnsupported` for SHA-1 where it is refused, and what is
+/// wrong with the key or the HSM.
+pub(super) fn sign_pss(key: &PrivateKey, pss: &Pss, value: &[u8], output: &mut [u8]) -> Result<usize> {
+    let (Some(digest), Some(mgf1)) = (Digest::by_name(&pss.digest), Digest::by_name(&pss.mgf1)) else {
+        bail!(MechanismUnsupported, "PSS with {} and {}", pss.digest, pss.mgf1);
+    };
+    key.permits(digest.hash)?;
+    let bits = key.key.rsa()?.bits();
+    let salt = mechanism::pss_salt_length(pss.salt, digest, bits)?;
+    let padding = mechanism::Padding::Pss { mgf1, salt };
+    let (mechanism, input) = mechanism::prepare(&padding, Some(digest), value, bits)?;
     key.key.sign(&mechanism, &input, output)
 }
 

@@ -131,14 +131,13 @@ fn tried_by_engine(
     site.key = key(&site.files);
     eprintln!("{application}, engine, init = {init}, {}", site.key);
     let here = [
-        ("/usr/lib/x86_64-linux-gnu/ossl-modules/hsmkey.so", provider().display().to_string()),
+        ("/usr/local/lib/hsmkey.so", provider().display().to_string()),
+        ("#pkcs11-module-token-pin", "pkcs11-module-token-pin".to_owned()),
         ("/etc/hsmkey/pin", site.hsm.token.pin_file()),
-        // Where there is no CloudHSM, the module has to be named, and above what puts the engine to use.
+        // Where there is no CloudHSM, the module has to be named.
+        ("#pkcs11-module-path", "pkcs11-module-path".to_owned()),
+        ("/opt/cloudhsm/lib/libcloudhsm_pkcs11.so", Recorder::module().display().to_string()),
         ("init = 0\n", format!("init = {init}\n")),
-        (
-            "default_algorithms",
-            format!("pkcs11-module-path = {}\ndefault_algorithms", Recorder::module().display()),
-        ),
     ];
     let here: Vec<(&str, &str)> = here.iter().map(|(from, to)| (*from, &to[..])).collect();
     let text = site.configuration("engine.cnf", &here);

@@ -118,6 +118,23 @@ fn it_is_found_by_its_path_and_by_its_name_in_the_engines_directory() {
 }
 
 #[test]
+fn programs_that_ask_for_another_id_find_it_where_the_configuration_says_so() {
+    let (hsm, key) = setting();
+    let expected = expected(&hsm, &key);
+    // libp11's is called so whatever its section says.
+    configure(&hsm, &[("ID", "pkcs11"), ("init", "1")]);
+    for openssl in OpenSsl::with_engines() {
+        let sign = ["dgst", "-sha256", "-engine", "pkcs11", "-keyform", "engine", "-sign", "engine-key"];
+        openssl.with(&hsm, [&sign[..], &["-out", "signature", "document"]].concat()).succeeds();
+        assert!(fs::read(hsm.token.path("signature")).unwrap() == expected, "{}", openssl.version);
+        hsm.program(compiled(&openssl), ["id", "pkcs11"]).succeeds();
+        let hidden =
+            hsm.program(compiled(&openssl), ["id", "hsmkey"]).env("OPENSSL_ENGINES", hsm.token.path(""));
+        assert_eq!(hidden.run().status.code(), Some(1));
+    }
+}
+
+#[test]
 fn after_a_bad_value_nothing_is_signed_and_no_message_shows_it() {
     let (hsm, key) = setting();
     for (name, value) in [

@@ -46,6 +46,9 @@ fn every_form_of_an_id_finds_the_key() {
         format!("slot_{slot}-label_engine-key"),
         format!("slot_{slot}"),
         format!("{slot}:a1"),
+        // The only key there is.
+        format!("{slot}:"),
+        "pkcs11:".into(),
     ];
     for openssl in OpenSsl::with_engines() {
         for id in &ids {

@@ -5,8 +5,12 @@ mod support;
 
 mod all_versions;
 mod controls;
+mod ec_pairs;
+mod installed;
 mod key_ids;
+mod libp11;
 mod programs;
+mod pss;
 mod reference_files;
 mod signing;
 mod tls;

@@ -113,6 +113,26 @@ fn software_keys_are_openssls_own() {
 }
 
 #[test]
+fn software_keys_are_openssls_own_whatever_is_registered() {
+    let (hsm, key) = setting(&[("default_algorithms", "ALL"), ("init", "1")]);
+    let pss = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:0", "document"];
+    in_software(&hsm, &["ecparam", "-genkey", "-noout", "-name", "prime256v1", "-out", "ec.key"]);
+    in_software(&hsm, &["pkey", "-in", "ec.key", "-pubout", "-out", "ec.pub"]);
+    for openssl in OpenSsl::with_engines() {
+        // Without salt one key has one signature.
+        for options in [&pss[..], &pss[4..]] {
+            let sign = [&["dgst", "-sha256", "-sign", &key.software_file], options].concat();
+            let ours = openssl.with(&hsm, &sign).succeeds();
+            assert!(ours.stdout == in_software(&hsm, &sign) && ours.stderr.is_empty(), "{ours}");
+        }
+        let sign = ["dgst", "-sha256", "-sign", "ec.key", "-out", "signature", "document"];
+        openssl.with(&hsm, sign).succeeds();
+        in_software(&hsm, &["dgst", "-sha256", "-verify", "ec.pub", "-signature", "signature", "document"]);
+    }
+    assert_eq!(hsm.recorder.processes(), 0, "a software key went to the HSM");
+}
+
+#[test]
 fn a_damaged_reference_is_an_error() {
     let (hsm, key) = setting(&TAKES_FILES);
     let der = fs::read(&key.file).unwrap();

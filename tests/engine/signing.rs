@@ -14,7 +14,8 @@ pub fn both() -> [(Hsm, Key); 2] {
     [Hsm::new(), Hsm::cloudhsm()].map(set_up)
 }
 
-fn set_up(hsm: Hsm) -> (Hsm, Key) {
+/// The same on an HSM that is there.
+pub fn set_up(hsm: Hsm) -> (Hsm, Key) {
     let key = hsm.import_rsa(2048, "engine-key");
     hsm.token.write("document", "some octets");
     configure(&hsm, &[("init", "0")]);

@@ -9,7 +9,7 @@ use super::control::{self, CertificateRequest, Given};
 use super::functions::{ControlFunction, ENGINE, EVP_PKEY, EngineFunction, LoadKeyFunction, UI_METHOD};
 use super::library::{Library, PLACES};
 use super::ui::Prompt;
-use super::{Bound, Engine, Loaded, Type, ec, rsa};
+use super::{Bound, Engine, Loaded, Type, ec, pkey_method, rsa};
 use crate::error::{Result, bail};
 
 /// The callbacks for one libcrypto.
@@ -22,6 +22,7 @@ pub(super) struct Callbacks {
     pub(super) load_public: LoadKeyFunction,
     pub(super) rsa: rsa::Callbacks,
     pub(super) ec: ec::Callbacks,
+    pub(super) pkey: pkey_method::Callbacks,
 }
 
 /// Those of a place.
@@ -45,6 +46,7 @@ const fn at<T: Engine, const P: usize>() -> Callbacks {
         load_public: load_public::<T, P>,
         rsa: rsa::Callbacks::of::<T, P>(),
         ec: ec::Callbacks::of::<T, P>(),
+        pkey: pkey_method::Callbacks::of::<T, P>(),
     }
 }
 
@@ -151,6 +153,8 @@ unsafe extern "C" fn control<T: Engine, const P: usize>(
                 bound.ui_data.store(data, Ordering::Release);
                 Ok(())
             }
+            // SAFETY: a live ENGINE.
+            Given::Id(id) => unsafe { bound.call(library, engine, id.unwrap_or_default()) },
             // SAFETY: the application's argument.
             Given::Certificate(request) => unsafe { certificate(library, bound, request) },
             Given::Nothing => Ok(()),
@@ -201,10 +205,12 @@ unsafe extern "C" fn load_private<T: Engine, const P: usize>(
         // SAFETY: OpenSSL's arguments.
         let (id, mut prompt) = unsafe { (name(id)?, bound.prompt(library, method, data)) };
         let Loaded { kind, spki, key } = library.shielded(|| bound.engine.private_key(id, &mut prompt))?;
-        match kind {
+        let key = match kind {
             Type::Rsa => library.rsa_key(&spki, key),
             Type::Ec => library.ec_key(&spki, key),
-        }
+        }?;
+        // SAFETY: OpenSSL loads keys from engines that are in use; a key that nobody has yet.
+        unsafe { library.with_method(engine, key) }
     };
     // SAFETY: a live ENGINE.
     unsafe { with::<T, P, *mut EVP_PKEY>(engine, body) }

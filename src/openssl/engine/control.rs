@@ -45,6 +45,8 @@ pub enum Kind {
     CallbackData,
     /// `struct { const char *id; X509 *cert; }`, the second to be filled in.
     Certificate,
+    /// The id by which programs find the engine.
+    Id,
     /// Something that is not used.
     Ignored,
 }
@@ -56,6 +58,8 @@ pub(super) enum Given<'a> {
     UserInterface(*mut c_void),
     CallbackData(*mut c_void),
     Certificate(*mut CertificateRequest),
+    /// `None` for a null pointer.
+    Id(Option<&'a [u8]>),
     Nothing,
 }
 
@@ -79,7 +83,7 @@ pub(super) struct CertificateRequest {
 impl Kind {
     fn flags(self) -> u32 {
         match self {
-            Kind::Text => STRING,
+            Kind::Text | Kind::Id => STRING,
             Kind::Number => NUMERIC,
             Kind::Nothing => NO_INPUT,
             Kind::UserInterface | Kind::CallbackData | Kind::Certificate | Kind::Ignored => INTERNAL,
@@ -148,6 +152,8 @@ pub(super) unsafe fn given<'a>(
         #[allow(clippy::useless_conversion, reason = "a long has 32 bits on other machines")]
         Kind::Number => Given::Value(position, Value::Number(number.into())),
         Kind::Nothing => Given::Value(position, Value::Nothing),
+        // SAFETY: as for a text.
+        Kind::Id => Given::Id(unsafe { boundary::octets(pointer.cast()) }),
         Kind::UserInterface => Given::UserInterface(pointer),
         Kind::CallbackData => Given::CallbackData(pointer),
         Kind::Certificate => Given::Certificate(pointer.cast()),

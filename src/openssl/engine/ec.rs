@@ -105,7 +105,7 @@ impl Library {
     ///
     /// # Safety
     /// `ec` is a live EC_KEY of this libcrypto with our method, and `K` is the key type of the engine whose callbacks it has.
-    unsafe fn ec_place<'a, K>(&self, ec: *const EC_KEY) -> Result<&'a Arc<K>> {
+    pub(super) unsafe fn ec_place<'a, K>(&self, ec: *const EC_KEY) -> Result<&'a Arc<K>> {
         // SAFETY: a live EC_KEY and an index of ours, under which only `ec_key` and copying put something.
         let place =
             unsafe { (self.functions.EC_KEY_get_ex_data)(ec, self.ec.index).cast::<Place<K>>().as_ref() };

@@ -16,7 +16,7 @@ macro_rules! opaque {
 }
 opaque! {
     ENGINE RSA RSA_METHOD EC_KEY EC_KEY_METHOD EC_GROUP EC_POINT ECDSA_SIG BIGNUM BN_CTX EVP_PKEY X509 UI UI_METHOD
-    CRYPTO_EX_DATA
+    CRYPTO_EX_DATA EVP_PKEY_CTX EVP_PKEY_METHOD EVP_MD EVP_MD_CTX
 }
 
 /// ERR_STRING_DATA, err.h.
@@ -73,6 +73,16 @@ pub type SignSigFunction =
 /// What EC_KEY_METHOD_set_compute_key takes.
 pub type ComputeKeyFunction =
     unsafe extern "C" fn(*mut *mut c_uchar, *mut usize, *const EC_POINT, *const EC_KEY) -> c_int;
+/// ENGINE_PKEY_METHS_PTR.
+pub type PkeyMethodsFunction =
+    unsafe extern "C" fn(*mut ENGINE, *mut *mut EVP_PKEY_METHOD, *mut *const c_int, c_int) -> c_int;
+/// The `sign_init` of EVP_PKEY_meth_set_sign.
+pub type PkeyInitFunction = unsafe extern "C" fn(*mut EVP_PKEY_CTX) -> c_int;
+/// The `sign` of EVP_PKEY_meth_set_sign.
+pub type PkeySignFunction =
+    unsafe extern "C" fn(*mut EVP_PKEY_CTX, *mut c_uchar, *mut usize, *const c_uchar, usize) -> c_int;
+/// The `ctrl` of EVP_PKEY_meth_set_ctrl.
+pub type PkeyControlFunction = unsafe extern "C" fn(*mut EVP_PKEY_CTX, c_int, c_int, *mut c_void) -> c_int;
 /// CRYPTO_EX_new.
 pub type NewFunction =
     unsafe extern "C" fn(*mut c_void, *mut c_void, *mut CRYPTO_EX_DATA, c_int, c_long, *mut c_void);
@@ -95,6 +105,8 @@ macro_rules! functions {
         #[allow(non_snake_case)]
         pub(super) struct Functions {
             $(pub(super) $name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
+            /// EVP_MD_get_type(3), which 1.1.1 calls so.
+            pub(super) EVP_MD_type: unsafe extern "C" fn(*const EVP_MD) -> c_int,
             pub(super) errors: Errors,
         }
 
@@ -106,8 +118,12 @@ macro_rules! functions {
             pub(super) fn of(host: Host) -> Result<Self> {
                 Ok(Self {
                     // SAFETY: the types are those of the manual pages, ENGINE_add(3), RSA_meth_new(3), CRYPTO_get_ex_new_index(3),
-                    // EC_KEY_METHOD_new, ERR_load_strings(3), d2i_X509(3), UI_new(3), which are the same from 1.1.1 to 3.x.
+                    // EC_KEY_METHOD_new, ERR_load_strings(3), d2i_X509(3), EVP_PKEY_meth_new(3), EVP_PKEY_verify(3), EVP_DigestVerifyInit(3), UI_new(3), which are the same from 1.1.1 to 3.x.
                     $($name: unsafe { host.function(name(concat!(stringify!($name), "\0")))? },)*
+                    // SAFETY: as above.
+                    EVP_MD_type: unsafe {
+                        host.function(c"EVP_MD_get_type").or_else(|_| host.function(c"EVP_MD_type"))?
+                    },
                     errors: Errors::of(host)?,
                 })
             }
@@ -136,6 +152,7 @@ functions! {
     ENGINE_set_ctrl_function(*mut ENGINE, ControlFunction) -> c_int;
     ENGINE_set_load_privkey_function(*mut ENGINE, LoadKeyFunction) -> c_int;
     ENGINE_set_load_pubkey_function(*mut ENGINE, LoadKeyFunction) -> c_int;
+    ENGINE_set_pkey_meths(*mut ENGINE, PkeyMethodsFunction) -> c_int;
     ENGINE_set_RSA(*mut ENGINE, *const RSA_METHOD) -> c_int;
     ENGINE_set_ex_data(*mut ENGINE, c_int, *mut c_void) -> c_int;
     ENGINE_get_ex_data(*const ENGINE, c_int) -> *mut c_void;
@@ -184,6 +201,26 @@ functions! {
     d2i_PUBKEY(*mut *mut EVP_PKEY, *mut *const c_uchar, c_long) -> *mut EVP_PKEY;
     d2i_X509(*mut *mut X509, *mut *const c_uchar, c_long) -> *mut X509;
     EVP_PKEY_new() -> *mut EVP_PKEY;
+    EVP_PKEY_set1_engine(*mut EVP_PKEY, *mut ENGINE) -> c_int;
+    EVP_PKEY_get0_RSA(*const EVP_PKEY) -> *const RSA;
+    EVP_PKEY_get0_EC_KEY(*const EVP_PKEY) -> *const EC_KEY;
+    EVP_PKEY_meth_find(c_int) -> *const EVP_PKEY_METHOD;
+    EVP_PKEY_meth_new(c_int, c_int) -> *mut EVP_PKEY_METHOD;
+    EVP_PKEY_meth_copy(*mut EVP_PKEY_METHOD, *const EVP_PKEY_METHOD);
+    EVP_PKEY_meth_get0_info(*mut c_int, *mut c_int, *const EVP_PKEY_METHOD);
+    EVP_PKEY_meth_get_sign(*const EVP_PKEY_METHOD, *mut Option<PkeyInitFunction>, *mut Option<PkeySignFunction>);
+    EVP_PKEY_meth_set_sign(*mut EVP_PKEY_METHOD, Option<PkeyInitFunction>, Option<PkeySignFunction>);
+    EVP_PKEY_meth_get_ctrl(*const EVP_PKEY_METHOD, *mut Option<PkeyControlFunction>, *mut c_void);
+    EVP_PKEY_CTX_get0_pkey(*mut EVP_PKEY_CTX) -> *mut EVP_PKEY;
+    OBJ_nid2sn(c_int) -> *const c_char;
+    EVP_PKEY_CTX_new(*mut EVP_PKEY, *mut ENGINE) -> *mut EVP_PKEY_CTX;
+    EVP_PKEY_CTX_free(*mut EVP_PKEY_CTX);
+    EVP_PKEY_verify_init(*mut EVP_PKEY_CTX) -> c_int;
+    EVP_PKEY_verify(*mut EVP_PKEY_CTX, *const c_uchar, usize, *const c_uchar, usize) -> c_int;
+    EVP_MD_CTX_new() -> *mut EVP_MD_CTX;
+    EVP_MD_CTX_free(*mut EVP_MD_CTX);
+    EVP_DigestVerifyInit(*mut EVP_MD_CTX, *mut *mut EVP_PKEY_CTX, *const EVP_MD, *mut ENGINE, *mut EVP_PKEY) -> c_int;
+    EVP_DigestVerify(*mut EVP_MD_CTX, *const c_uchar, usize, *const c_uchar, usize) -> c_int;
     EVP_PKEY_free(*mut EVP_PKEY);
     EVP_PKEY_set1_RSA(*mut EVP_PKEY, *mut RSA) -> c_int;
     EVP_PKEY_set1_EC_KEY(*mut EVP_PKEY, *mut EC_KEY) -> c_int;

@@ -16,6 +16,7 @@ use super::super::job::{Jobs, Place};
 use super::super::stack::with_room;
 use super::ec::Ec;
 use super::functions::{ErrorString, Errors, Functions};
+use super::pkey_method::Methods;
 use super::rsa::Rsa;
 use super::{Engine, callbacks};
 use crate::error::{Error, Reason, Result, bail};
@@ -35,6 +36,7 @@ pub(super) struct Library {
     pub(super) engine_index: c_int,
     pub(super) rsa: Rsa,
     pub(super) ec: Ec,
+    pub(super) methods: Methods,
     jobs: Jobs,
 }
 
@@ -73,7 +75,8 @@ impl Library {
         let callbacks = callbacks::of::<T>(place);
         let rsa = Rsa::new(&functions, &callbacks.rsa)?;
         let ec = Ec::new(&functions, &callbacks.ec)?;
-        Ok(Self { host, functions, number, engine_index, rsa, ec, jobs: Jobs::of(Ok(host)) })
+        let methods = Methods::new(&functions, &callbacks.pkey)?;
+        Ok(Self { host, functions, number, engine_index, rsa, ec, methods, jobs: Jobs::of(Ok(host)) })
     }
 
     /// Does work with a key, in an asynchronous job by a worker of the key's: see [`Jobs::elsewhere`]. `None` where `make` has no key. It

@@ -8,14 +8,16 @@ mod control;
 mod ec;
 mod functions;
 mod library;
+mod pkey_method;
 mod place;
+mod public_key;
 mod rsa;
 mod ui;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicPtr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use zeroize::Zeroizing;
 
@@ -29,6 +31,7 @@ use library::Library;
 pub use control::{Control, Kind, Value};
 pub use functions::{DynamicFunctions, ENGINE};
 pub use place::Reference;
+pub use public_key::PublicKeys;
 pub use ui::Prompt;
 
 /// OSSL_DYNAMIC_VERSION and OSSL_DYNAMIC_OLDEST, engine.h, of 1.1.1 to 3.x.
@@ -46,7 +49,7 @@ pub trait Engine: Sized + Send + Sync + 'static {
     type Key: Send + Sync + 'static;
 
     /// A new engine. It makes no PKCS#11 call.
-    fn new() -> Self;
+    fn new(public_keys: PublicKeys) -> Self;
 
     /// The controls, always the same.
     fn controls() -> &'static [Control];
@@ -98,6 +101,18 @@ pub trait Engine: Sized + Send + Sync + 'static {
     /// # Errors
     /// What is wrong with the key or the HSM.
     fn sign(key: &Self::Key, padding: Padding, input: &[u8], output: &mut [u8]) -> Result<usize>;
+
+    /// Signs a digest's value with RSASSA-PSS; says how much of `output`, which has room for the modulus, was written.
+    ///
+    /// # Errors
+    /// `MechanismUnsupported` where the HSM does not do it, and what is wrong with the key or the HSM.
+    fn sign_pss(key: &Self::Key, pss: &Pss, value: &[u8], output: &mut [u8]) -> Result<usize>;
+
+    /// Fails where a key must not sign a value of the digest of this name of OpenSSL's.
+    ///
+    /// # Errors
+    /// `DigestUnsupported`.
+    fn permits(key: &Self::Key, digest: &str) -> Result<()>;
 
     /// Decrypts and takes the padding off; says how much of `output`, which has room for the modulus, was written.
     ///
@@ -159,14 +174,47 @@ impl Padding {
     }
 }
 
+/// RSASSA-PSS (RFC 8017 section 8.1).
+#[derive(Clone, Debug)]
+pub struct Pss {
+    /// OpenSSL's short name of the digest.
+    pub digest: String,
+    /// That of the digest in MGF1.
+    pub mgf1: String,
+    /// A length, or one of OpenSSL's negative numbers (EVP_PKEY_CTX_set_rsa_pss_saltlen(3)).
+    pub salt: c_int,
+}
+
 /// What an ENGINE keeps of ours.
 struct Bound<T> {
     engine: T,
-    /// OpenSSL keeps the pointer only.
-    id: CString,
+    /// The ids that the engine has had, the last one now. OpenSSL keeps a pointer only, and other threads may be reading an old one.
+    ids: Mutex<Vec<CString>>,
     /// The UI_METHOD that a control has set, and what it is given.
     ui: AtomicPtr<c_void>,
     ui_data: AtomicPtr<c_void>,
+}
+
+impl<T> Bound<T> {
+    /// Gives the engine an id.
+    ///
+    /// # Errors
+    /// `BadDirective` for an empty one.
+    ///
+    /// # Safety
+    /// `engine` is the live ENGINE that keeps this.
+    unsafe fn call(&self, library: &Library, engine: *mut ENGINE, id: &[u8]) -> Result<()> {
+        let (Ok(id), false) = (CString::new(id), id.is_empty()) else {
+            bail!(BadDirective, "the id of an engine is empty")
+        };
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: a text that stays where it is, whatever becomes of the list, until the engine is destroyed.
+        if unsafe { (library.functions.ENGINE_set_id)(engine, id.as_ptr()) } != 1 {
+            bail!(HostUnusable, "it does not take the engine's id");
+        }
+        ids.push(id);
+        Ok(())
+    }
 }
 
 /// The interface that both sides know, for `v_check`; 0 for an OpenSSL that is too old.
@@ -215,16 +263,16 @@ impl Library {
 /// # Safety
 /// As for [`bind`]; `library` is the engine's.
 unsafe fn set_up<T: Engine>(
-    library: &Library,
+    library: &'static Library,
     place: usize,
     engine: *mut ENGINE,
     id: *const c_char,
 ) -> Result<()> {
     // SAFETY: null or NUL-terminated.
-    let id = if id.is_null() { T::ID.to_owned() } else { unsafe { CStr::from_ptr(id) }.to_owned() };
+    let id = if id.is_null() { T::ID } else { unsafe { CStr::from_ptr(id) } };
     let bound = Bound {
-        engine: T::new(),
-        id,
+        engine: T::new(PublicKeys(library)),
+        ids: Mutex::default(),
         ui: AtomicPtr::new(ptr::null_mut()),
         ui_data: AtomicPtr::new(ptr::null_mut()),
     };
@@ -233,7 +281,7 @@ unsafe fn set_up<T: Engine>(
     let functions = &library.functions;
     // SAFETY: OpenSSL's ENGINE, which is being made; callbacks of the right types; strings, tables and methods that live as long as it.
     let done = unsafe {
-        (functions.ENGINE_set_id)(engine, (*bound).id.as_ptr()) == 1
+        (*bound).call(library, engine, id.to_bytes()).is_ok()
             && (functions.ENGINE_set_name)(engine, T::NAME.as_ptr()) == 1
             && (functions.ENGINE_set_flags)(engine, NO_REGISTER_ALL) == 1
             && (functions.ENGINE_set_cmd_defns)(engine, control::definitions(T::controls())) == 1
@@ -241,6 +289,7 @@ unsafe fn set_up<T: Engine>(
             && (functions.ENGINE_set_finish_function)(engine, callbacks.nothing) == 1
             && (functions.ENGINE_set_ctrl_function)(engine, callbacks.control) == 1
             && (functions.ENGINE_set_load_privkey_function)(engine, callbacks.load_private) == 1
+            && (functions.ENGINE_set_pkey_meths)(engine, callbacks.pkey.methods) == 1
             && (functions.ENGINE_set_load_pubkey_function)(engine, callbacks.load_public) == 1
             && library.offer_rsa(engine, &(*bound).engine)
             && (functions.ENGINE_set_ex_data)(engine, library.engine_index, bound.cast()) == 1

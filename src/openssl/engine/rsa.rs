@@ -133,7 +133,7 @@ impl Library {
     ///
     /// # Safety
     /// `rsa` is a live RSA of this libcrypto, and `K` is the key type of the engine whose callbacks this libcrypto has.
-    unsafe fn place<'a, K>(&self, rsa: *const RSA) -> Option<&'a Place<K>> {
+    pub(super) unsafe fn place<'a, K>(&self, rsa: *const RSA) -> Option<&'a Place<K>> {
         // SAFETY: a live RSA and an index of ours, under which only `init` and `duplicate` put something.
         unsafe { (self.functions.RSA_get_ex_data)(rsa, self.rsa.index).cast::<Place<K>>().as_ref() }
     }
