@@ -33,7 +33,7 @@ pub fn write_reference(key: &RsaPublicKey, uri: &Uri) -> Result<String> {
         let room = key.size().saturating_sub(REFERENCE_MARKER.len());
         bail!(
             InvalidArgument,
-            "the URI does not fit into the {room} octets that this key leaves; use the pointer form"
+            "the URI does not fit into the {room} octets that a reference to this key leaves"
         );
     };
     let exponent = octets(&uri);

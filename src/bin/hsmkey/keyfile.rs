@@ -36,20 +36,25 @@ pub struct Arguments {
 /// The form of the file.
 #[derive(clap::Args)]
 pub struct Form {
-    /// Write the pointer form, which pkcs11-provider reads too, and not the reference form; EC keys have no other
+    /// Write the pointer form, which pkcs11-provider reads too, and not the reference form; EC keys, and RSA keys with a long URI, have no other
     #[arg(long)]
     pointer: bool,
 }
 
 impl Form {
-    /// The file of a key.
+    /// The file of a key. A URI that does not fit into the reference form makes it a pointer, and the log says so.
     ///
     /// # Errors
     /// `InvalidArgument` for a URI that names no private key.
     pub fn write(&self, uri: &Uri, public: &PublicKey) -> Result<String> {
+        let pointer = || write_pointer(&Uri { public: Some(public.clone()), ..uri.clone() });
         match public {
-            PublicKey::Rsa(rsa) if !self.pointer => write_reference(rsa, uri),
-            _ => write_pointer(&Uri { public: Some(public.clone()), ..uri.clone() }),
+            PublicKey::Rsa(rsa) if !self.pointer => write_reference(rsa, uri).or_else(|error| {
+                let file = pointer()?;
+                log::warn!("{}: so this is the pointer form", error.detail());
+                Ok(file)
+            }),
+            _ => pointer(),
         }
     }
 }
