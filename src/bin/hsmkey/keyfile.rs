@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use hsmkey::error::{Error, Reason, Result};
 use hsmkey::hsm::{ObjectClass, Query};
+use hsmkey::key::distinct;
 use hsmkey::keyfile::{write_pointer, write_reference};
 use hsmkey::public::PublicKey;
 use hsmkey::uri::Uri;
@@ -76,7 +77,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         id: uri.id.clone(),
         public: public.map(PublicKey::Rsa),
     };
-    let keys = hsm.list(&query, &authenticator)?;
+    let keys = distinct(hsm.list(&query, &authenticator)?);
     // The URI with the names that a key has.
     let complete = |label: &str, id: &[u8]| Uri {
         object: Some(label.to_owned()).filter(|label| !label.is_empty()),
