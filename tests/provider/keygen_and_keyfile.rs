@@ -7,7 +7,7 @@ use hsmkey::error::Reason;
 use hsmkey::keyfile::{from_pointer_der, from_reference_der};
 use hsmkey::public::PublicKey;
 
-use crate::support::{Hsm, Program, Recorder, Token, softhsm};
+use crate::support::{Hsm, Program, Recorder, Token, command, softhsm};
 
 /// The command on this token, with the PIN's place named.
 pub fn hsmkey(hsm: &Hsm, arguments: &[&str]) -> Program {
@@ -166,10 +166,10 @@ fn a_file_whose_owner_cannot_be_kept_is_left_as_it_is() {
         Program::new("chmod", ["-R", "a+rwX", &hsm.token.path(open)]).succeeds();
     }
     // The command as somebody else: where it is built, not everybody may look.
-    let command = hsm.token.path("hsmkey");
-    fs::copy(env!("CARGO_BIN_EXE_hsmkey"), &command).unwrap();
+    let copy = hsm.token.path("hsmkey");
+    fs::copy(command(), &copy).unwrap();
     let source = format!("file:{}", hsm.token.pin_file());
-    let keygen = [&command[..], "keygen", "--label", "k", "--out", &old, "--force", "--pin-source", &source];
+    let keygen = [&copy[..], "keygen", "--label", "k", "--out", &old, "--force", "--pin-source", &source];
     let somebody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
     let module = hsm.token.path("module.so");
     fs::copy(Recorder::module(), &module).unwrap();
@@ -189,7 +189,7 @@ fn a_key_whose_file_cannot_be_written_after_all_is_named() {
                     \"$COMMAND\" keygen --label lost --bits 1024 --out place/new.key --pin-source file:pipe";
     let stdout_full = "\"$COMMAND\" keygen --label full --bits 1024 --pin-source file:pin > /dev/full";
     for (script, label) in [(too_late, "lost"), (stdout_full, "full")] {
-        let program = hsm.program("sh", ["-c", script]).env("COMMAND", env!("CARGO_BIN_EXE_hsmkey"));
+        let program = hsm.program("sh", ["-c", script]).env("COMMAND", command());
         let uri = format!("pkcs11:object={label};type=private");
         let program = program.env("PKCS11_PROVIDER_MODULE", Recorder::module());
         refused(program, Reason::InvalidArgument, &[&format!("hsmkey keyfile '{uri}'")]);
@@ -234,7 +234,7 @@ fn the_terminal_is_asked_for_the_pin_once_and_does_not_show_it() {
     let user =
         "until grep -q PIN seen 2>/dev/null; do sleep 0.05; done; sleep 0.3; printf '%s\\n' \"$TYPED\"";
     let terminal = "script --quiet --flush --return --command \"$COMMAND\" seen >/dev/null; status=$?; cat seen; exit $status";
-    let command = format!("{} keyfile pkcs11:object=asked --out asked.out", env!("CARGO_BIN_EXE_hsmkey"));
+    let command = format!("{} keyfile pkcs11:object=asked --out asked.out", command().display());
     let seen = hsm
         .program("sh", ["-c", &format!("{{ {user}; }} | {{ {terminal}; }}")])
         .env("PKCS11_PROVIDER_MODULE", Recorder::module())
