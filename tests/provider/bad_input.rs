@@ -278,7 +278,7 @@ fn a_uri_that_is_none_is_named() {
 fn a_damaged_key_file_is_named_and_is_no_software_key() {
     let (hsm, key) = hsm();
     let pem = fs::read(&key.file).unwrap();
-    let der = pem_rfc7468::decode_vec(&pem).unwrap().1;
+    let der = pem_rfc7468::decode_vec(hsmkey::keyfile::first_block(&pem).0).unwrap().1;
     let rsa =
         |der: &[u8]| pem_rfc7468::encode_string("RSA PRIVATE KEY", pem_rfc7468::LineEnding::LF, der).unwrap();
     let mut later = der.clone();

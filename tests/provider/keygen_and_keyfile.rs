@@ -17,7 +17,7 @@ pub fn hsmkey(hsm: &Hsm, arguments: &[&str]) -> Program {
 }
 
 pub fn der(pem: &[u8]) -> Vec<u8> {
-    pem_rfc7468::decode_vec(pem).unwrap().1
+    pem_rfc7468::decode_vec(hsmkey::keyfile::first_block(pem).0).unwrap().1
 }
 
 /// What the token says about its keys, logged in.
