@@ -22,11 +22,12 @@ help: ## this list
 	  || sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1    \2/p' Makefile
 
 build: ## hsmkey.so and the hsmkey command, in target/release (installs what the build needs)
-	@scripts/prerequisites demo
+	@scripts/prerequisites build
 	$(CARGO) build --release --locked --lib --bins
 	@cp -f target/release/libhsmkey.so target/release/hsmkey.so
 
 demo: build ## one signing script, run with a key file and then, unchanged, with a key in an HSM
+	@scripts/prerequisites demo
 	$(CARGO) build --release --locked --package cloudhsm
 	@demo/run
 

@@ -8,7 +8,7 @@ mod keys;
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Reason, Result, bail};
-use crate::hsm::{Object, PrivateKey};
+use crate::hsm::{Object, ObjectClass, PrivateKey};
 use crate::mechanism::Mechanism;
 use crate::public::{PublicKey, RsaPublicKey};
 use crate::uri::{Class, Uri};
@@ -131,6 +131,21 @@ pub fn address(object: &Object) -> String {
         ..Uri::default()
     };
     uri.address().to_string()
+}
+
+/// The objects without the private keys that are there before under another handle: what was imported or restored twice is one key
+/// still, and whichever of them signs, it is the same signature.
+pub fn distinct(objects: Vec<Object>) -> Vec<Object> {
+    let mut distinct: Vec<Object> = Vec::with_capacity(objects.len());
+    for object in objects {
+        let again = |other: &Object| other.class == ObjectClass::PrivateKey && other.public == object.public;
+        let is_again =
+            object.class == ObjectClass::PrivateKey && object.public.is_some() && distinct.iter().any(again);
+        if !is_again {
+            distinct.push(object);
+        }
+    }
+    distinct
 }
 
 /// The error for a name that is not one key's: it lists them.

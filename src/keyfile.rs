@@ -20,7 +20,7 @@ use crate::error::Result;
 use crate::uri::Uri;
 
 pub use foreign::from_foreign_reference;
-pub use pem::{PemReader, Progress};
+pub use pem::{PemReader, Progress, first_block};
 pub use pointer::{POINTER_DESCRIPTION, decode_record, encode_record, from_pointer_der, write_pointer};
 pub use reference::{
     REFERENCE_MARKER, from_pkcs8_der, from_reference_der, from_reference_numbers, write_reference,
@@ -76,12 +76,13 @@ pub fn record(label: Label, der: Zeroizing<Vec<u8>>) -> Result<Option<Zeroizing<
     Ok(uri.map(|uri| if label == Label::Pointer { der } else { Zeroizing::new(encode_record(&uri)) }))
 }
 
-/// The text of a key file: what it is, the key's address, and the PEM block.
+/// The text of a key file: the PEM block, what it is, and the key's address. The block comes first: there are programs that take a file for
+/// PEM only where it begins with one (OpenDKIM).
 fn file(label: Label, what: &str, uri: &Uri, der: &[u8]) -> String {
     let block = pem_rfc7468::encode_string(label.name(), pem_rfc7468::LineEnding::LF, der)
         .expect("the label is one of three good ones");
     format!(
-        "# {what}, not the key. OpenSSL finds the key in the HSM through hsmkey.\n# {}\n{block}",
+        "{block}# {what}, not the key. OpenSSL finds the key in the HSM through hsmkey.\n# {}\n",
         uri.address()
     )
 }

@@ -17,7 +17,7 @@ fn hsmkey(hsm: &Hsm, arguments: &[&str]) -> Program {
 
 /// The public half in a key file.
 fn public_half(pem: &[u8]) -> RsaPublicKey {
-    let der = pem_rfc7468::decode_vec(pem).unwrap().1;
+    let der = pem_rfc7468::decode_vec(hsmkey::keyfile::first_block(pem).0).unwrap().1;
     match from_reference_der(&der).unwrap().unwrap().public {
         Some(PublicKey::Rsa(public)) => public,
         _ => panic!("no RSA key"),

@@ -97,7 +97,10 @@ fn once(visit: &Visit, key: &NewKey, seen: &mut Seen) -> Result<Object, Trouble>
         let login = visit.log_in(&slot, session, seen)?;
         let (found, login) = visit.find_private(&slot, session, login, seen)?;
         if !found.is_empty() {
-            let detail = format!("a private key in the HSM has the label {} already", key.label);
+            let detail = format!(
+                "a private key in the HSM has the label {} already; take another, or write the key file of that one",
+                key.label
+            );
             return Err(Error::new(Reason::KeyAmbiguous, detail).into());
         }
         let (mechanism, mut public, mut private) = templates(key);
@@ -107,10 +110,9 @@ fn once(visit: &Visit, key: &NewKey, seen: &mut Seen) -> Result<Object, Trouble>
         let generated = visit.generated(&slot, session, pair, reach.epoch(), login.0);
         // Not to be repeated from the beginning.
         made = Some(generated.map_err(|_| {
-            Error::new(
-                Reason::HsmUnavailable,
-                "the key was made; what it is could not be asked for afterwards",
-            )
+            let named = search::address(visit.query);
+            let detail = format!("the key {named} was made; what it is could not be asked for afterwards");
+            Error::new(Reason::HsmUnavailable, detail)
         })?);
         Ok(())
     })?;

@@ -548,7 +548,7 @@ impl<'a> Visit<'a> {
 }
 
 /// What a query asks for, as a URI.
-fn address(query: &Query) -> String {
+pub(super) fn address(query: &Query) -> String {
     let uri = Uri {
         token: query.token.clone(),
         object: query.label.clone(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use once_cell::race::OnceBox;
 use zeroize::Zeroizing;
 
-use super::{Key, ambiguous};
+use super::{Key, ambiguous, distinct};
 use crate::chain::Chain;
 use crate::config::{Config, LoadBehaviour, Sha1};
 use crate::environment::Environment;
@@ -109,8 +109,8 @@ impl Keys {
             return Ok(key);
         }
         let (hsm, authenticator) = self.reach(uri, ask)?;
-        let mut keys =
-            hsm.list(&query, &authenticator)?.iter().map(Key::found).collect::<Result<Vec<_>>>()?;
+        let found = distinct(hsm.list(&query, &authenticator)?);
+        let mut keys = found.iter().map(Key::found).collect::<Result<Vec<_>>>()?;
         match keys.len() {
             0 => Err(Error::new(Reason::KeyNotFound, uri.address().to_string())),
             1 => {
@@ -133,13 +133,13 @@ impl Keys {
         }
     }
 
-    /// The objects of a class that a URI names.
+    /// The objects of a class that a URI names, of several private keys with one public half the first.
     ///
     /// # Errors
     /// What is wrong with the configuration, the PIN or the HSM. Finding nothing is no error.
     pub fn list(&self, uri: &Uri, class: Option<ObjectClass>, ask: &mut Ask) -> Result<Vec<Object>> {
         let (hsm, authenticator) = self.reach(uri, ask)?;
-        hsm.list(&query(uri, class), &authenticator)
+        hsm.list(&query(uri, class), &authenticator).map(distinct)
     }
 
     /// The private key with this public half, wherever it is among the tokens that a URI without a token reaches; `None` where the HSM

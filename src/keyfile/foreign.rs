@@ -8,9 +8,12 @@ use der::asn1::{AnyRef, OctetStringRef, UintRef};
 use der::{Decode, Reader, SliceReader};
 use zeroize::Zeroizing;
 
-use super::{Label, from_block};
+use super::{Label, first_block, from_block};
 use crate::error::{Result, bail};
 use crate::public::RsaPublicKey;
+
+/// What every PEM block begins with.
+const BEGIN: &[u8] = b"-----BEGIN ";
 
 /// The longest modulus that is tried, in octets.
 const LONGEST: usize = 2048;
@@ -21,7 +24,9 @@ const LONGEST: usize = 2048;
 /// # Errors
 /// `BadKeyFile` for what is no RSA private key in PEM, `InvalidArgument` for a key file of ours and for a key that works.
 pub fn from_foreign_reference(pem: &[u8]) -> Result<RsaPublicKey> {
-    let Ok((label, der)) = pem_rfc7468::decode_vec(pem) else {
+    let (block, rest) = first_block(pem);
+    let one = !rest.windows(BEGIN.len()).any(|octets| octets == BEGIN);
+    let Some((label, der)) = pem_rfc7468::decode_vec(block).ok().filter(|_| one) else {
         bail!(BadKeyFile, "the file is not one PEM block, or is encrypted");
     };
     let der = Zeroizing::new(der);
@@ -287,6 +292,9 @@ mod tests {
         ] {
             assert_eq!(reason(&other), Reason::BadKeyFile, "{}", String::from_utf8_lossy(&other));
         }
+        let two =
+            [pem(Label::RsaPrivateKey, &[0x30, 0]), b"text\n".to_vec(), rsa.public_key_to_pem().unwrap()];
+        assert_eq!(reason(&two.concat()), Reason::BadKeyFile);
         let public = RsaPublicKey::new(&rsa.n().to_vec(), &rsa.e().to_vec());
         let ours = super::super::write_reference(&public, &"pkcs11:object=k".parse().unwrap()).unwrap();
         assert_eq!(reason(ours.as_bytes()), Reason::InvalidArgument);

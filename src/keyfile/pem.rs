@@ -151,6 +151,16 @@ impl PemReader {
     }
 }
 
+/// A text in two: up to the end of its first PEM block, and the rest. An explanation may stand below the block, and decoders of one block
+/// want none there.
+pub fn first_block(text: &[u8]) -> (&[u8], &[u8]) {
+    const END: &[u8] = b"\n-----END ";
+    let end = text.windows(END.len()).position(|octets| octets == END);
+    let Some(line) = end.map(|end| end + 1) else { return (text, &[]) };
+    let rest = text[line..].iter().position(|&octet| octet == b'\n');
+    text.split_at(rest.map_or(text.len(), |rest| line + rest + 1))
+}
+
 /// `-----BEGIN label-----` or `-----END label-----`.
 fn delimits(line: &[u8], start: &[u8], label: Label) -> bool {
     let rest = line.strip_prefix(start).and_then(|rest| rest.strip_prefix(label.name().as_bytes()));
@@ -218,13 +228,20 @@ mod tests {
             assert_eq!(uri_of(read(&format!("Bag Attributes\n  -----BEGIN X-----\n\n{file}junk\n")).0), uri);
             assert_eq!(uri_of(read(&file.replace('\n', " \r\n")).0), uri);
             assert_eq!(uri_of(read(file.trim_end()).0), uri);
+            let (block, rest) = first_block(file.as_bytes());
+            assert_eq!(uri_of(read(std::str::from_utf8(block).unwrap().trim_end()).0), uri);
+            assert!(rest.starts_with(b"# "));
+            assert_eq!(first_block(block), (block, &b""[..]));
+            let unended = &block[..block.len() - 1];
+            assert_eq!(first_block(unended), (unended, &b""[..]));
         }
         // One line of any length, and a line that arrives in pieces.
-        let lines: Vec<&str> = pointer.lines().collect();
-        let body = lines[3..lines.len() - 1].concat();
-        assert_eq!(uri_of(read(&format!("{}\n{body}\n{}\n", lines[2], lines[lines.len() - 1])).0), uri);
+        let block = std::str::from_utf8(first_block(pointer.as_bytes()).0).unwrap();
+        let lines: Vec<&str> = block.lines().collect();
+        let body = lines[1..lines.len() - 1].concat();
+        assert_eq!(uri_of(read(&format!("{}\n{body}\n{}\n", lines[0], lines[lines.len() - 1])).0), uri);
         let mut reader = PemReader::new();
-        reader.push_line(lines[2].as_bytes()).unwrap();
+        reader.push_line(lines[0].as_bytes()).unwrap();
         reader.push_line(b"\n").unwrap();
         body.as_bytes()
             .chunks(50)

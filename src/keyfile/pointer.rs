@@ -18,7 +18,7 @@ pub fn write_pointer(uri: &Uri) -> Result<String> {
     if !matches!(uri.class, None | Some(Class::Private)) {
         bail!(InvalidArgument, "a key file stands for a private key, and the URI says another type");
     }
-    Ok(file(Label::Pointer, "This is a pointer to a key", uri, &encode_record(uri)))
+    Ok(file(Label::Pointer, "Above is a pointer to a key", uri, &encode_record(uri)))
 }
 
 /// The DER of a pointer to the URI, without its PIN.
@@ -83,8 +83,9 @@ mod tests {
         let uri =
             Uri { public: Some(public), ..Uri::parse(b"pkcs11:object=k?pin-value=user:secret").unwrap() };
         let pem = write_pointer(&uri).unwrap();
-        assert!(pem.contains("\n# pkcs11:object=k\n-----BEGIN PKCS#11 PROVIDER URI-----\n"), "{pem}");
-        let (label, der) = pem_rfc7468::decode_vec(pem.as_bytes()).unwrap();
+        assert!(pem.starts_with("-----BEGIN PKCS#11 PROVIDER URI-----\n"), "{pem}");
+        assert!(pem.ends_with("\n# pkcs11:object=k\n"), "{pem}");
+        let (label, der) = pem_rfc7468::decode_vec(super::super::first_block(pem.as_bytes()).0).unwrap();
         assert_eq!(label, "PKCS#11 PROVIDER URI");
         assert_eq!(decode_record(&der).unwrap(), Some(Uri { pin_value: None, ..uri }));
     }

@@ -33,14 +33,14 @@ pub fn write_reference(key: &RsaPublicKey, uri: &Uri) -> Result<String> {
         let room = key.size().saturating_sub(REFERENCE_MARKER.len());
         bail!(
             InvalidArgument,
-            "the URI does not fit into the {room} octets that this key leaves; use the pointer form"
+            "the URI does not fit into the {room} octets that a reference to this key leaves"
         );
     };
     let exponent = octets(&uri);
     let zero = unsigned(&[]);
     let (n, e, d) = (unsigned(&key.modulus), unsigned(&key.exponent), unsigned(&exponent));
     let der = element(SEQUENCE, &[&zero, &n, &e, &d, &zero, &zero, &zero, &zero, &zero]);
-    Ok(file(Label::RsaPrivateKey, "This is a reference to an RSA key", &uri, &der))
+    Ok(file(Label::RsaPrivateKey, "Above is a reference to an RSA key", &uri, &der))
 }
 
 /// The octets of the private exponent.
@@ -241,7 +241,7 @@ mod tests {
     }
 
     fn der(pem: &str) -> Vec<u8> {
-        pem_rfc7468::decode_vec(pem.as_bytes()).unwrap().1
+        pem_rfc7468::decode_vec(super::super::first_block(pem.as_bytes()).0).unwrap().1
     }
 
     fn wrapped(reference: &[u8]) -> Vec<u8> {

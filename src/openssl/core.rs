@@ -46,6 +46,7 @@ pub struct Core {
     bio_read_ex: c::OSSL_FUNC_BIO_read_ex_fn,
     bio_gets: c::OSSL_FUNC_BIO_gets_fn,
     bio_write_ex: c::OSSL_FUNC_BIO_write_ex_fn,
+    bio_ctrl: c::OSSL_FUNC_BIO_ctrl_fn,
     jobs: OnceCell<Jobs>,
     workers: Option<Arc<Workers>>,
 }
@@ -74,6 +75,7 @@ impl Core {
             bio_read_ex: None,
             bio_gets: None,
             bio_write_ex: None,
+            bio_ctrl: None,
             jobs: OnceCell::new(),
             workers: None,
         };
@@ -99,6 +101,7 @@ impl Core {
                     c::OSSL_FUNC_BIO_READ_EX => core.bio_read_ex = dispatch::upcall(dispatch),
                     c::OSSL_FUNC_BIO_GETS => core.bio_gets = dispatch::upcall(dispatch),
                     c::OSSL_FUNC_BIO_WRITE_EX => core.bio_write_ex = dispatch::upcall(dispatch),
+                    c::OSSL_FUNC_BIO_CTRL => core.bio_ctrl = dispatch::upcall(dispatch),
                     _ => {}
                 }
             }
@@ -238,6 +241,11 @@ impl Raise for Core {
     }
 }
 
+/// BIO_seek(3), openssl/bio.h.
+const BIO_C_FILE_SEEK: c_int = 128;
+/// BIO_tell(3), openssl/bio.h.
+const BIO_C_FILE_TELL: c_int = 133;
+
 /// A BIO that the core lent us for one call.
 pub struct Bio<'a> {
     core: &'a Core,
@@ -264,6 +272,22 @@ impl<'a> Bio<'a> {
         match usize::try_from(read) {
             Ok(read) if read > 0 => buffer.get(..read),
             _ => None,
+        }
+    }
+
+    /// Where the next octet is read, as [`Bio::seek`] takes it; `None` where it cannot be told.
+    pub fn tell(&self) -> Option<c_int> {
+        let ctrl = self.core.bio_ctrl?;
+        // SAFETY: a live BIO of this core; BIO_tell(3) has no argument.
+        let position = unsafe { ctrl(self.bio, BIO_C_FILE_TELL, 0, ptr::null_mut()) };
+        (position >= 0).then_some(position)
+    }
+
+    /// Reads on at a place that [`Bio::tell`] told.
+    pub fn seek(&mut self, position: c_int) {
+        if let Some(ctrl) = self.core.bio_ctrl {
+            // SAFETY: a live BIO of this core; the position is passed by value. What can tell can seek.
+            unsafe { ctrl(self.bio, BIO_C_FILE_SEEK, position.into(), ptr::null_mut()) };
         }
     }
 

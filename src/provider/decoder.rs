@@ -26,6 +26,9 @@ use crate::uri::Uri;
 /// The most octets of a key file in DER.
 const LIMIT: usize = 1 << 16;
 
+/// The most lines of explanation that are read below a block.
+const MOST_LINES: usize = 16;
+
 impl Provider {
     /// The structure of our records: our own name, so that two sections of openssl.cnf do not take each other's.
     fn structure(&self) -> CString {
@@ -87,7 +90,32 @@ impl Decoder for Pem {
         if let Some(uri) = keyfile::decode_record(&record)?.filter(|uri| uri.public.is_none()) {
             provider.opened.put(&record, open(provider, &uri, prompt)?);
         }
-        give_record(provider, objects, None, &record)
+        let given = give_record(provider, objects, None, &record)?;
+        if given {
+            skip_explanation(input);
+        }
+        Ok(given)
+    }
+}
+
+/// Reads the lines that stand below the block and say what it is (keyfile.rs). Whoever reads the file to its end, as a store does, would take
+/// them for one more object, of a kind that nobody knows.
+fn skip_explanation(input: &mut Bio) {
+    let mut buffer = [0; 256];
+    // More than these is somebody else's text.
+    for _ in 0..MOST_LINES {
+        let Some(start) = input.tell() else { return };
+        match input.read_line(&mut buffer) {
+            Some(line) if line.starts_with(b"#") => {
+                let mut ended = line.ends_with(b"\n");
+                while !ended {
+                    ended = input.read_line(&mut buffer).is_none_or(|rest| rest.ends_with(b"\n"));
+                }
+            }
+            Some(line) if line.trim_ascii().is_empty() => {}
+            Some(_) => return input.seek(start),
+            None => return,
+        }
     }
 }
 

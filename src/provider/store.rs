@@ -33,6 +33,9 @@ pub(super) struct Store {
     expected: Option<Expected>,
     wanted: Wanted,
     found: Option<VecDeque<Item>>,
+    /// The last load failed. OSSL_STORE_error(3) is asked before OSSL_STORE_eof(3), and `storeutl` takes a failure at the end for none:
+    /// so the end comes with the load after it.
+    failed: bool,
     listing: Option<Arc<Listing>>,
 }
 
@@ -78,6 +81,7 @@ impl store::Store for Store {
             expected: None,
             wanted: Wanted::default(),
             found: None,
+            failed: false,
             listing: None,
         })
     }
@@ -102,6 +106,20 @@ impl store::Store for Store {
     }
 
     fn load(&mut self, objects: &mut Objects, prompt: &mut Prompt) -> Result<bool> {
+        self.failed = false;
+        let loaded = self.next(objects, prompt);
+        self.failed = !matches!(loaded, Ok(true));
+        loaded
+    }
+
+    fn eof(&self) -> bool {
+        !self.failed && self.found.as_ref().is_some_and(VecDeque::is_empty)
+    }
+}
+
+impl Store {
+    /// Hands over the next object. That there is none is no failure.
+    fn next(&mut self, objects: &mut Objects, prompt: &mut Prompt) -> Result<bool> {
         if self.found.is_none() {
             // Whatever happens, nothing is looked for twice: an application that loops until the end must come to one.
             self.found = Some(VecDeque::new());
@@ -110,7 +128,7 @@ impl store::Store for Store {
         } else if let Some(listing) = &self.listing {
             listing.seen.store(true, Ordering::Relaxed);
         }
-        let Some(item) = self.found.as_mut().and_then(VecDeque::pop_front) else { return Ok(false) };
+        let Some(item) = self.found.as_mut().and_then(VecDeque::pop_front) else { return Ok(true) };
         match item {
             Item::Private(key) => {
                 let key = Key::listed(&self.provider, key, self.listing.clone());
@@ -131,12 +149,6 @@ impl store::Store for Store {
         }
     }
 
-    fn eof(&self) -> bool {
-        self.found.as_ref().is_some_and(VecDeque::is_empty)
-    }
-}
-
-impl Store {
     /// The class to search for: what the URI says, and what the application expects. `Err` where the two exclude each other.
     fn class(&self) -> std::result::Result<Option<ObjectClass>, ()> {
         let said = match self.uri.class {

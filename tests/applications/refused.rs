@@ -54,14 +54,6 @@ fn xmlsec1_takes_a_key_of_a_provider_for_a_public_one() {
     });
 }
 
-/// The command on the key file without the comment before it: OpenDKIM takes a file for PEM only where it begins so.
-fn opendkim(site: &Site) -> String {
-    let file = fs::read_to_string(&site.key).expect("a key file");
-    let begin = file.find("-----BEGIN").expect("a PEM block");
-    let bare = site.hsm.token.write("bare.key", &file[begin..]);
-    OPENDKIM.replace("/etc/pki/server.key", &bare)
-}
-
 const MAIL: &str =
     "From: a@example.com\r\nTo: b@example.com\r\nDate: Thu, 1 Jan 2026 00:00:00 +0000\r\n\r\nsome octets\r\n";
 
@@ -70,7 +62,7 @@ fn opendkim_wants_a_legacy_rsa_object() {
     none("OpenDKIM", "opendkim-testmsg", Form::FILES, |site| {
         let software = OPENDKIM.replace("/etc/pki/server.key", &site.files.software_file);
         only_software(site, &software, MAIL);
-        on_hsm(site, &opendkim(site), MAIL).fails();
+        on_hsm(site, OPENDKIM, MAIL).fails();
         assert_eq!(site.hsm.recorder.counts().get("calls.C_Sign"), 0);
     });
 }
@@ -94,7 +86,7 @@ fn xmlsec1_signs_through_the_engine() {
 #[test]
 fn opendkim_signs_through_the_engine() {
     by_engine("OpenDKIM", "opendkim-testmsg", |site| {
-        let signed = on_hsm(site, &opendkim(site), MAIL).succeeds();
+        let signed = on_hsm(site, OPENDKIM, MAIL).succeeds();
         assert!(signed.text().starts_with("DKIM-Signature:"), "{signed}");
         site.signed(1);
     });

@@ -134,6 +134,34 @@ fn several_keys_for_one_name_are_listed() {
 }
 
 #[test]
+fn a_key_that_is_there_twice_is_one_key() {
+    // As after an import that was repeated: the same key under two handles, and once more under another name.
+    for hsm in [Hsm::new(), Hsm::cloudhsm()] {
+        hsm.token.write("document", "some octets");
+        for key in [hsm.import_rsa(2048, "rsa"), hsm.import_ec("prime256v1", "ec")] {
+            let pointer = keyfile::write_pointer(&Uri::parse(key.uri.as_bytes()).unwrap()).unwrap();
+            let pointer = hsm.token.write("pointer.pem", pointer);
+            let copy = hsm.token.write("copy.pem", key.software.private_key_to_pem_pkcs8().unwrap());
+            let label = if key.uri.contains("rsa") { "rsa" } else { "ec" };
+            for label in [label, "another name"] {
+                let write = ["--write-object", &copy, "--type", "privkey", "--usage-sign", "--label", label];
+                hsm.token.pkcs11_tool([&write[..], &["--id", "c0"]].concat()).succeeds();
+            }
+            for name in [&key.uri, &key.file, &pointer] {
+                sign(&hsm, name).succeeds();
+                let arguments = ["dgst", "-sha256", "-sign", name, "-out", "signature", "document"];
+                hsm.openssl(arguments).succeeds();
+                let verify = ["dgst", "-sha256", "-verify", &key.public_file, "-signature", "signature"];
+                let verify = Program::stock_openssl(verify.iter().chain(&["document"]));
+                verify.current_dir(hsm.token.directory()).succeeds();
+            }
+            let written = crate::keygen_and_keyfile::hsmkey(&hsm, &["keyfile", &key.uri]).succeeds();
+            assert_eq!(written.stdout, fs::read(&key.file).unwrap());
+        }
+    }
+}
+
+#[test]
 fn what_is_wrong_with_a_pointer_file_without_a_public_half_is_named() {
     // As pkcs11-provider writes them. OpenSSL drops what the last of several decoders says.
     let (hsm, _) = hsm();
@@ -250,7 +278,7 @@ fn a_uri_that_is_none_is_named() {
 fn a_damaged_key_file_is_named_and_is_no_software_key() {
     let (hsm, key) = hsm();
     let pem = fs::read(&key.file).unwrap();
-    let der = pem_rfc7468::decode_vec(&pem).unwrap().1;
+    let der = pem_rfc7468::decode_vec(hsmkey::keyfile::first_block(&pem).0).unwrap().1;
     let rsa =
         |der: &[u8]| pem_rfc7468::encode_string("RSA PRIVATE KEY", pem_rfc7468::LineEnding::LF, der).unwrap();
     let mut later = der.clone();

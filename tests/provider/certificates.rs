@@ -6,7 +6,7 @@ use hsmkey::keyfile::write_pointer;
 use hsmkey::public::{PublicKey, RsaPublicKey};
 use hsmkey::uri::Uri;
 
-use crate::support::{Hsm, Program, c_program};
+use crate::support::{Hsm, OpenSsl, Program, c_program};
 
 /// Runs a command with the software key and stock OpenSSL, then with each name of the HSM's key: `KEY` stands for them.
 fn each_name(hsm: &Hsm, names: &[&str], arguments: &[&str]) -> Vec<Vec<u8>> {
@@ -101,7 +101,7 @@ fn a_key_file_of_either_form_may_have_certificates_around_it_and_be_der() {
         files.push(format!("{certificate}{certificate}{form}").into_bytes());
         files.push(format!("{certificate}{form}").replace('\n', "\r\n").into_bytes());
     }
-    files.push(pem_rfc7468::decode_vec(reference.as_bytes()).unwrap().1);
+    files.push(pem_rfc7468::decode_vec(hsmkey::keyfile::first_block(reference.as_bytes()).0).unwrap().1);
     let software = Program::new(c_program("signer"), ["fresh", &key.software_file, "1"]).succeeds();
     for order in ["default first", "hsmkey first"] {
         if order == "hsmkey first" {
@@ -118,6 +118,39 @@ fn a_key_file_of_either_form_may_have_certificates_around_it_and_be_der() {
             }
             let read = hsm.program(c_program("signer"), ["fresh", &file, "1"]).succeeds();
             assert_eq!(read.text(), software.text(), "{order}, file {number}");
+        }
+    }
+}
+
+#[test]
+fn a_store_reads_a_key_file_to_its_end_and_finds_nothing_strange() {
+    let hsm = Hsm::new();
+    let keys = [hsm.import_rsa(2048, "reference"), hsm.import_ec("prime256v1", "pointer")];
+    for openssl in OpenSsl::with_providers() {
+        for key in &keys {
+            let own = ["req", "-x509", "-new", "-key", &key.file, "-subj", "/CN=x", "-out", "x.pem"];
+            openssl.with(&hsm, own).succeeds();
+            let certificate = fs::read_to_string(hsm.token.path("x.pem")).unwrap();
+            let file = fs::read_to_string(&key.file).unwrap();
+            // An explanation of somebody's own, which is longer than a buffer.
+            let longer = format!("{file}\n# {}\n#\n", "word ".repeat(200));
+            for (content, objects) in [
+                (file.clone(), 1),
+                (file.replace('\n', "\r\n"), 1),
+                (longer.clone(), 1),
+                (format!("{certificate}{file}"), 2),
+                (format!("{file}{certificate}"), 2),
+                (format!("{longer}{certificate}{certificate}{file}"), 4),
+            ] {
+                let name = hsm.token.write("bundle.pem", &content);
+                let listed = openssl.with(&hsm, ["storeutl", &name]).succeeds();
+                let blocks = listed.text().matches("-----BEGIN").count();
+                assert!(
+                    blocks == objects && listed.stderr.is_empty(),
+                    "{}: {listed}\n{content}",
+                    openssl.version
+                );
+            }
         }
     }
 }

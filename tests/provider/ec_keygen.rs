@@ -1,6 +1,7 @@
 //! `hsmkey keygen --curve`, and `hsmkey keyfile` for EC and Ed25519 keys.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use hsmkey::error::Reason;
 use hsmkey::keyfile::from_pointer_der;
@@ -76,6 +77,14 @@ fn the_public_half_of_aws_keys_is_proven_by_the_openssl_command() {
     // Without openssl nobody can tell.
     let refused = hsmkey(&hsm, &["keyfile", &keys[0].uri]).env("PATH", "/nowhere").fails();
     assert!(refused.stderr.contains(Reason::HostUnusable.text()), "{refused}");
+    // And where it cannot verify, that is no verdict: none of the keys is taken for the wrong one.
+    let broken = hsm.token.write("openssl", "#!/bin/sh\necho 'no such curve here' >&2\nexit 1\n");
+    fs::set_permissions(&broken, fs::Permissions::from_mode(0o700)).unwrap();
+    let path = hsm.token.directory();
+    let refused = hsmkey(&hsm, &["keyfile", &keys[0].uri]).env("PATH", path).fails();
+    let cause =
+        refused.stderr.contains(Reason::HostUnusable.text()) && refused.stderr.contains("no such curve");
+    assert!(cause, "{refused}");
     let lonely = keys[0].software.clone();
     let other = Hsm::cloudhsm();
     other.token.import_halves(&lonely, "lonely", "");

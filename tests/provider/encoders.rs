@@ -74,7 +74,7 @@ fn a_long_address_is_written_as_a_pointer() {
     let uri = format!("{}?pin-source=file:{}", key.uri, hsm.token.pin_file());
     for openssl in OpenSsl::with_providers() {
         let written = openssl.with(&hsm, ["pkey", "-in", &uri]).succeeds().stdout;
-        let (pem_label, der) = pem_rfc7468::decode_vec(&written).unwrap();
+        let (pem_label, der) = pem_rfc7468::decode_vec(hsmkey::keyfile::first_block(&written).0).unwrap();
         assert_eq!(pem_label, "PKCS#11 PROVIDER URI");
         let read = from_pointer_der(&der).unwrap();
         assert_eq!(

@@ -44,7 +44,7 @@ fn a_reference_becomes_a_key_file_by_one_search_for_its_modulus() {
             let written = keyfile(&hsm, &arguments.iter().copied().chain(uri).collect::<Vec<_>>()).succeeds();
             let counts = hsm.recorder.counts();
             assert_eq!(counts.get("calls.C_FindObjectsInit"), 1);
-            let der = pem_rfc7468::decode_vec(&written.stdout).unwrap().1;
+            let der = pem_rfc7468::decode_vec(hsmkey::keyfile::first_block(&written.stdout).0).unwrap().1;
             let uri = from_reference_der(&der).unwrap().unwrap();
             assert_eq!(uri.object.as_deref(), Some("signing"));
             hsm.token.write("ours.key", &written.stdout);

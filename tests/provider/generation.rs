@@ -87,6 +87,21 @@ fn without_a_name_for_it_no_key_is_made() {
 }
 
 #[test]
+fn a_key_that_was_made_is_told_whatever_becomes_of_its_file() {
+    let hsm = Hsm::new();
+    let (pin, log) = (format!("file:{}", hsm.token.pin_file()), hsm.token.path("log"));
+    hsm.configure(&[("pkcs11-module-token-pin", &pin), ("hsmkey-log", &format!("file:{log}"))]);
+    let uri = "pkcs11_uri:pkcs11:object=lost";
+    let options = ["-algorithm", "RSA", "-pkeyopt", uri, "-outform", "DER", "-out", "made.key"];
+    let outcome = genpkey(&hsm, &options).run();
+    assert!(!outcome.status.success() && outcome.stderr.contains(Reason::KeyStaysInHsm.text()), "{outcome}");
+    let told = std::fs::read_to_string(log).unwrap();
+    let address = told.split(' ').find(|word| word.starts_with("pkcs11:")).unwrap();
+    assert!(address.contains("object=lost"), "{told}");
+    signs(&hsm, address, "-sha256", &[]);
+}
+
+#[test]
 fn a_label_that_is_taken_is_refused_and_making_a_key_is_never_repeated() {
     for hsm in [Hsm::new(), Hsm::cloudhsm()] {
         hsm.import_rsa(2048, "taken");

@@ -1,13 +1,13 @@
 //! `hsmkey keygen` and `hsmkey keyfile` on a real token.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
 
 use hsmkey::error::Reason;
 use hsmkey::keyfile::{from_pointer_der, from_reference_der};
 use hsmkey::public::PublicKey;
 
-use crate::support::{Hsm, Program, Recorder, Token, softhsm};
+use crate::support::{Hsm, Program, Recorder, Token, command, softhsm};
 
 /// The command on this token, with the PIN's place named.
 pub fn hsmkey(hsm: &Hsm, arguments: &[&str]) -> Program {
@@ -17,7 +17,7 @@ pub fn hsmkey(hsm: &Hsm, arguments: &[&str]) -> Program {
 }
 
 pub fn der(pem: &[u8]) -> Vec<u8> {
-    pem_rfc7468::decode_vec(pem).unwrap().1
+    pem_rfc7468::decode_vec(hsmkey::keyfile::first_block(pem).0).unwrap().1
 }
 
 /// What the token says about its keys, logged in.
@@ -118,6 +118,102 @@ fn a_file_that_exists_is_replaced_only_by_force_and_costs_no_key() {
 }
 
 #[test]
+fn a_file_that_is_replaced_keeps_its_owner_its_mode_and_the_links_to_it() {
+    let hsm = Hsm::new();
+    let key = hsm.import_rsa(1024, "k");
+    let root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    fs::create_dir_all(hsm.token.path("real")).unwrap();
+    let old = hsm.token.write("real/old.key", "somebody's");
+    fs::set_permissions(&old, fs::Permissions::from_mode(0o640)).unwrap();
+    if root {
+        chown(&old, Some(65534), Some(4)).unwrap();
+    }
+    let before = fs::metadata(&old).unwrap();
+    symlink("real/old.key", hsm.token.path("link.key")).unwrap();
+    symlink("link.key", hsm.token.path("twice.key")).unwrap();
+    for name in ["real/old.key", "link.key", "twice.key"] {
+        let keyfile = ["keyfile", "pkcs11:object=k", "--pointer", "--out", name];
+        refused(hsmkey(&hsm, &keyfile), Reason::InvalidArgument, &[name, "--force"]);
+        hsmkey(&hsm, &[&keyfile[..], &["--force"]].concat()).succeeds();
+        let after = fs::metadata(&old).unwrap();
+        assert_eq!((after.mode(), after.uid(), after.gid()), (before.mode(), before.uid(), before.gid()));
+        assert_ne!(after.ino(), before.ino(), "who reads it meanwhile has the old one whole");
+        assert!(fs::read_to_string(&old).unwrap().contains("PKCS#11 PROVIDER URI"));
+        fs::write(&old, "somebody's").unwrap();
+    }
+    for (link, target) in [("link.key", "real/old.key"), ("twice.key", "link.key")] {
+        assert_eq!(fs::read_link(hsm.token.path(link)).unwrap().to_str(), Some(target));
+    }
+    assert_eq!(fs::read_dir(hsm.token.path("real")).unwrap().count(), 1);
+    // What is no file is left alone, and so is a link that leads nowhere.
+    symlink("nowhere", hsm.token.path("dangling.key")).unwrap();
+    Program::new("mkfifo", [hsm.token.path("fifo")]).succeeds();
+    for name in ["dangling.key", "fifo"] {
+        let keyfile = ["keyfile", &key.uri, "--out", name, "--force"];
+        refused(hsmkey(&hsm, &keyfile), Reason::InvalidArgument, &[name]);
+    }
+    assert!(fs::metadata(hsm.token.path("fifo")).unwrap().file_type().is_fifo());
+}
+
+#[test]
+fn a_file_whose_owner_cannot_be_kept_is_left_as_it_is() {
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return;
+    }
+    let hsm = Hsm::new();
+    let old = hsm.token.write("old.key", "somebody's");
+    for open in [".", "pin", "recorder.conf", "softhsm2.conf", "tokens"] {
+        Program::new("chmod", ["-R", "a+rwX", &hsm.token.path(open)]).succeeds();
+    }
+    // The command as somebody else: where it is built, not everybody may look.
+    let copy = hsm.token.path("hsmkey");
+    fs::copy(command(), &copy).unwrap();
+    let source = format!("file:{}", hsm.token.pin_file());
+    let keygen = [&copy[..], "keygen", "--label", "k", "--out", &old, "--force", "--pin-source", &source];
+    let somebody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let module = hsm.token.path("module.so");
+    fs::copy(Recorder::module(), &module).unwrap();
+    let program =
+        hsm.program("setpriv", somebody.iter().chain(&keygen)).env("PKCS11_PROVIDER_MODULE", module);
+    refused(program, Reason::InvalidArgument, &[&old, "0:0", "root"]);
+    assert_eq!(fs::read(&old).unwrap(), b"somebody's");
+    assert_eq!(objects(&hsm, "privkey"), "");
+}
+
+#[test]
+fn a_key_whose_file_cannot_be_written_after_all_is_named() {
+    let hsm = Hsm::new();
+    // The command reads the PIN when it has looked at the place for the file, and before it makes the key.
+    let too_late = "mkfifo pipe; chmod 600 pipe; mkdir place\n\
+                    { exec 3> pipe; rmdir place; cat pin >&3; } &\n\
+                    \"$COMMAND\" keygen --label lost --bits 1024 --out place/new.key --pin-source file:pipe";
+    let stdout_full = "\"$COMMAND\" keygen --label full --bits 1024 --pin-source file:pin > /dev/full";
+    for (script, label) in [(too_late, "lost"), (stdout_full, "full")] {
+        let program = hsm.program("sh", ["-c", script]).env("COMMAND", command());
+        let uri = format!("pkcs11:object={label};type=private");
+        let program = program.env("PKCS11_PROVIDER_MODULE", Recorder::module());
+        refused(program, Reason::InvalidArgument, &[&format!("hsmkey keyfile '{uri}'")]);
+        hsmkey(&hsm, &["keyfile", &uri]).succeeds();
+    }
+}
+
+#[test]
+fn a_key_whose_uri_is_too_long_for_a_reference_gets_a_pointer() {
+    let hsm = Hsm::new();
+    let label = "l".repeat(130);
+    for name in ["made.key", "again.key"] {
+        let uri = format!("pkcs11:object={label};type=private");
+        let keygen = ["keygen", "--label", &label, "--bits", "1024", "--out", name];
+        let arguments = if name == "made.key" { &keygen[..] } else { &["keyfile", &uri, "--out", name] };
+        let made = hsmkey(&hsm, arguments).succeeds();
+        assert!(made.stderr.contains("pointer"), "{made}");
+        let uri = from_pointer_der(&der(&fs::read(hsm.token.path(name)).unwrap())).unwrap();
+        assert_eq!(uri.object.as_ref(), Some(&label));
+        assert!(uri.public.is_some());
+    }
+}
+
+#[test]
 fn a_cloudhsm_makes_the_key_and_its_file() {
     let hsm = Hsm::new();
     hsm.recorder.settings("rules = on");
@@ -138,7 +234,7 @@ fn the_terminal_is_asked_for_the_pin_once_and_does_not_show_it() {
     let user =
         "until grep -q PIN seen 2>/dev/null; do sleep 0.05; done; sleep 0.3; printf '%s\\n' \"$TYPED\"";
     let terminal = "script --quiet --flush --return --command \"$COMMAND\" seen >/dev/null; status=$?; cat seen; exit $status";
-    let command = format!("{} keyfile pkcs11:object=asked --out asked.out", env!("CARGO_BIN_EXE_hsmkey"));
+    let command = format!("{} keyfile pkcs11:object=asked --out asked.out", command().display());
     let seen = hsm
         .program("sh", ["-c", &format!("{{ {user}; }} | {{ {terminal}; }}")])
         .env("PKCS11_PROVIDER_MODULE", Recorder::module())

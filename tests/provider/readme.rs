@@ -6,7 +6,7 @@ use std::path::Path;
 
 use hsmkey::config::DIRECTIVES;
 
-use crate::support::{Program, Token, provider, repository, softhsm};
+use crate::support::{Program, Token, command, provider, repository, softhsm};
 
 fn readme() -> String {
     fs::read_to_string(repository().join("README.md")).unwrap()
@@ -37,7 +37,7 @@ impl Machine {
             fs::create_dir_all(token.path(directory)).unwrap();
         }
         symlink(provider(), token.path("built/hsmkey.so")).unwrap();
-        symlink(env!("CARGO_BIN_EXE_hsmkey"), token.path("built/hsmkey")).unwrap();
+        symlink(command(), token.path("built/hsmkey")).unwrap();
         // Building, demo and tests are run by whoever runs this test; here their targets have to exist.
         let make = "#!/bin/sh\n[ \"$1\" = install ] || set -- -n \"$@\"\nexec env PATH=\"${PATH#*:}\" make -C \"$REPOSITORY\" \"$@\"\n";
         token.write("bin/make", make);

@@ -44,11 +44,44 @@ fn a_machine_that_lacks_nothing_installs_nothing() {
     let path = format!("{}:{}", token.path("bin"), std::env::var("PATH").unwrap());
     // What tests/applications runs is all in Debian; elsewhere some is missing for good.
     let applications = fs::exists("/etc/debian_version").unwrap().then_some("applications");
-    for set in ["demo", "test"].into_iter().chain(applications) {
+    for set in ["build", "demo", "test"].into_iter().chain(applications) {
         let quiet = Program::new(&script, [set]).env("PATH", &path).env("HOME", &home).succeeds();
         assert_eq!((quiet.text(), &*quiet.stderr), ("", ""));
     }
     assert_eq!(Program::new(&script, ["everything"]).fails().status.code(), Some(2));
+}
+
+#[test]
+fn only_the_demonstration_and_the_tests_want_softhsm() {
+    // Whoever builds for a CloudHSM gets no other HSM installed. Here nothing of SoftHSM2's is found, and the package manager says what it is
+    // asked for.
+    let token = Token::new();
+    fs::create_dir(token.path("bin")).unwrap();
+    let manager = "#!/bin/sh\necho \"$@\" >> \"$ASKED\"\n[ \"$1\" = update ]\n";
+    for (name, text) in [("apt-get", manager), ("sudo", "#!/bin/sh\nshift 2\nexec \"$@\"\n")] {
+        let path = token.write(&format!("bin/{name}"), text);
+        Program::new("chmod", ["700", &path]).succeeds();
+    }
+    let script = fs::read_to_string(repository().join("scripts/prerequisites")).unwrap();
+    let script = script.replace("command_exists softhsm2-util", "false");
+    let script = script.replace("$(dirname \"$0\")/..", repository().to_str().unwrap());
+    let path = format!("{}:{}", token.path("bin"), std::env::var("PATH").unwrap());
+    let home = std::env::var_os("HOME").unwrap_or_default();
+    for (set, wants) in [("build", false), ("demo", true), ("test", true)] {
+        let asked = token.path(set);
+        let run =
+            Program::new("sh", ["-c", &script, "prerequisites", set]).env("PATH", &path).env("HOME", &home);
+        assert_eq!(run.env("ASKED", &asked).run().status.success(), !wants, "{set}");
+        let asked = fs::read_to_string(asked).unwrap_or_default();
+        assert_eq!(asked.contains("softhsm2"), wants, "{set}: {asked}");
+    }
+    // And each target of the Makefile asks for its own set.
+    for (target, sets) in [("build", &["build"][..]), ("demo", &["build", "demo"])] {
+        let dry = Program::new("make", ["-n", "-C", repository().to_str().unwrap(), target]).succeeds();
+        let asked: Vec<&str> =
+            dry.text().lines().filter_map(|line| line.strip_prefix("scripts/prerequisites ")).collect();
+        assert_eq!(asked, sets);
+    }
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use crate::support::{Hsm, Key, Program};
+use hsmkey::error::Reason;
+
+use crate::support::{Hsm, Key, OpenSsl, Program, compile};
 
 /// A token with a key `one`, its certificate and its public key, and a second key `two` without.
 fn hsm() -> (Hsm, Key, Key) {
@@ -64,6 +66,49 @@ fn a_listing_has_everything_and_a_search_what_is_sought() {
     assert_eq!(total(&["-certs", "-subject", "/CN=other", "pkcs11:token=test"]), 0);
     assert_eq!(total(&["-certs", "-alias", "one", "pkcs11:token=test"]), 1);
     assert_eq!(total(&["-certs", "-alias", "two", "pkcs11:token=test"]), 0);
+}
+
+#[test]
+fn a_listing_that_fails_is_a_failure() {
+    let hsm = Hsm::cloudhsm();
+    hsm.import_rsa(2048, "one");
+    let pin = format!("file:{}", hsm.token.pin_file());
+    hsm.configure(&[("pkcs11-module-token-pin", &pin), ("hsmkey-retry-time", "0")]);
+    for fault in
+        ["", "device-error until-cleared on=C_GetAttributeValue", "device-error until-cleared on=C_Login"]
+    {
+        hsm.recorder.control(fault);
+        for openssl in OpenSsl::with_providers() {
+            for uri in ["pkcs11:", "pkcs11:object=one"] {
+                let outcome = openssl.with(&hsm, ["storeutl", "-noout", uri]).run();
+                let failed =
+                    !outcome.status.success() && outcome.stderr.contains(Reason::HsmUnavailable.text());
+                assert_eq!(failed, !fault.is_empty(), "{}: {outcome}", openssl.version);
+            }
+            let listed = hsm.program(compile("lister", &openssl), ["pkcs11:"]).succeeds();
+            let expected = if fault.is_empty() {
+                "2 objects, 0 failures, 0 errors\n"
+            } else {
+                "0 objects, 1 failures, 1 errors\n"
+            };
+            assert_eq!(listed.text(), expected, "{fault} {}", openssl.version);
+        }
+    }
+}
+
+#[test]
+fn a_listing_of_nothing_is_no_failure() {
+    let hsm = Hsm::new();
+    for openssl in OpenSsl::with_providers() {
+        for uri in ["pkcs11:", "pkcs11:type=cert", "pkcs11:object=none;type=public", "pkcs11:type=data"] {
+            let listed = hsm.program(compile("lister", &openssl), [uri]).succeeds();
+            assert_eq!(listed.text(), "0 objects, 0 failures, 0 errors\n", "{uri} {}", openssl.version);
+            let total = openssl.with(&hsm, ["storeutl", "-noout", uri]).succeeds();
+            assert!(total.stderr.is_empty(), "{}: {total}", openssl.version);
+        }
+        let none = openssl.with(&hsm, ["storeutl", "-noout", "pkcs11:object=none;type=private"]).run();
+        assert!(!none.status.success() && none.stderr.contains(Reason::KeyNotFound.text()), "{none}");
+    }
 }
 
 #[test]

@@ -36,9 +36,21 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The shared library that cargo built for the running tests.
+/// The shared library that cargo built for the running tests, or the one in the directory that HSMKEY_BUILT names: scripts/test runs some
+/// tests again with what is installed, which the optimizer has been at.
 pub fn provider() -> PathBuf {
-    built("libhsmkey.so")
+    elsewhere("libhsmkey.so").unwrap_or_else(|| built("libhsmkey.so"))
+}
+
+/// The `hsmkey` command, of the same build.
+pub fn command() -> PathBuf {
+    elsewhere("hsmkey").unwrap_or_else(|| env!("CARGO_BIN_EXE_hsmkey").into())
+}
+
+fn elsewhere(name: &str) -> Option<PathBuf> {
+    let file = PathBuf::from(std::env::var_os("HSMKEY_BUILT")?).join(name);
+    assert!(file.is_absolute() && file.exists(), "{} is not there", file.display());
+    Some(file)
 }
 
 /// A file that cargo put where the running test program is, or one directory above.

@@ -53,7 +53,7 @@ impl Program {
 
     /// The `hsmkey` command.
     pub fn hsmkey<I: IntoIterator<Item: AsRef<OsStr>>>(arguments: I) -> Self {
-        Self::new(env!("CARGO_BIN_EXE_hsmkey"), arguments)
+        Self::new(super::command(), arguments)
     }
 
     /// The same program as an argument of another one, such as valgrind.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use hsmkey::error::{Error, Reason, Result};
 use hsmkey::hsm::{ObjectClass, Query};
+use hsmkey::key::distinct;
 use hsmkey::keyfile::{write_pointer, write_reference};
 use hsmkey::public::PublicKey;
 use hsmkey::uri::Uri;
@@ -36,20 +37,25 @@ pub struct Arguments {
 /// The form of the file.
 #[derive(clap::Args)]
 pub struct Form {
-    /// Write the pointer form, which pkcs11-provider reads too, and not the reference form; EC keys have no other
+    /// Write the pointer form, which pkcs11-provider reads too, and not the reference form; EC keys, and RSA keys with a long URI, have no other
     #[arg(long)]
     pointer: bool,
 }
 
 impl Form {
-    /// The file of a key.
+    /// The file of a key. A URI that does not fit into the reference form makes it a pointer, and the log says so.
     ///
     /// # Errors
     /// `InvalidArgument` for a URI that names no private key.
     pub fn write(&self, uri: &Uri, public: &PublicKey) -> Result<String> {
+        let pointer = || write_pointer(&Uri { public: Some(public.clone()), ..uri.clone() });
         match public {
-            PublicKey::Rsa(rsa) if !self.pointer => write_reference(rsa, uri),
-            _ => write_pointer(&Uri { public: Some(public.clone()), ..uri.clone() }),
+            PublicKey::Rsa(rsa) if !self.pointer => write_reference(rsa, uri).or_else(|error| {
+                let file = pointer()?;
+                log::warn!("{}: so this is the pointer form", error.detail());
+                Ok(file)
+            }),
+            _ => pointer(),
         }
     }
 }
@@ -71,7 +77,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         id: uri.id.clone(),
         public: public.map(PublicKey::Rsa),
     };
-    let keys = hsm.list(&query, &authenticator)?;
+    let keys = distinct(hsm.list(&query, &authenticator)?);
     // The URI with the names that a key has.
     let complete = |label: &str, id: &[u8]| Uri {
         object: Some(label.to_owned()).filter(|label| !label.is_empty()),

@@ -3,6 +3,7 @@
 use hsmkey::curve::Curve;
 use hsmkey::error::{Error, Reason, Result};
 use hsmkey::hsm::{NewKey, NewKeyKind, Usage};
+use hsmkey::public::PublicKey;
 use hsmkey::uri::{Class, Uri};
 
 use crate::keyfile::Form;
@@ -80,14 +81,23 @@ pub fn run(arguments: Arguments) -> Result<()> {
         },
         &authenticator,
     )?;
+    // From here on there is a key. What fails says which, or nobody would find it again.
+    written(&output, &form, &uri, key.public.as_ref()).map_err(|error| {
+        let advice = format!("the key is in the HSM; hsmkey keyfile '{}' writes its file", uri.address());
+        Error::new(error.reason(), format!("{}: {advice}", error.detail()))
+    })
+}
+
+/// Writes the key file where one is wanted, and prints the URI.
+fn written(output: &Output, form: &Form, uri: &Uri, public: Option<&PublicKey>) -> Result<()> {
     if output.is_named() {
-        let Some(public) = &key.public else {
+        let Some(public) = public else {
             return Err(Error::new(
                 Reason::KeyUnsupported,
                 "the HSM does not say the public half of the key",
             ));
         };
-        output.write(&form.write(&uri, public)?)?;
+        output.write(&form.write(uri, public)?)?;
     }
     if output.is_stdout() { Ok(()) } else { output::print(&format!("{}\n", uri.address())) }
 }

@@ -1,11 +1,12 @@
 //! Verifying with the machine's `openssl` command: which of an HSM's public keys belongs to a private one, only a signature tells
 //! sometimes, and this command links no libcrypto.
 
+use std::fmt::Display;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use hsmkey::error::{Error, Reason, Result};
 use hsmkey::hsm;
@@ -35,12 +36,26 @@ impl hsm::Verifier for Openssl {
         if matches!(key, PublicKey::Ed25519(_)) {
             openssl.arg("-rawin");
         }
-        openssl.env("OPENSSL_CONF", "/dev/null").stdin(Stdio::null()).stdout(Stdio::null());
-        openssl.stderr(Stdio::null()).status().map(|status| status.success()).map_err(|error| failed(&error))
+        openssl.env("OPENSSL_CONF", "/dev/null").env("LC_ALL", "C").stdin(Stdio::null());
+        verdict(&openssl.output().map_err(|error| failed(&error))?)
     }
 }
 
-fn failed(error: &io::Error) -> Error {
+/// What pkeyutl has found out. Its exit status is 1 for a wrong signature and for whatever keeps it from looking at one: of the two only the
+/// first has an answer on stdout, the same in every version.
+fn verdict(output: &Output) -> Result<bool> {
+    if output.status.success() {
+        return Ok(true);
+    }
+    if output.stdout.starts_with(b"Signature Verification Failure") {
+        return Ok(false);
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.lines().find(|line| !line.is_empty()).unwrap_or("it says nothing");
+    Err(failed(format!("{}: {said}", output.status)))
+}
+
+fn failed(error: impl Display) -> Error {
     let detail = format!("to know whose public key it is, the openssl command has to verify: {error}");
     Error::new(Reason::HostUnusable, detail)
 }

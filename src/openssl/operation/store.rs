@@ -60,13 +60,13 @@ pub trait Store: HasCore + Sized + Send + 'static {
     /// What is wrong with a parameter.
     fn set_params(&mut self, params: &Params) -> Result<()>;
 
-    /// Hands over the next object; `false` where there was none or the receiver did not want it.
+    /// Hands over the next object, where there is one; `false` where the receiver did not want it.
     ///
     /// # Errors
     /// What is wrong with the HSM.
     fn load(&mut self, objects: &mut Objects, prompt: &mut Prompt) -> Result<bool>;
 
-    /// Whether nothing is left. After an error nothing is.
+    /// Whether nothing is left.
     fn eof(&self) -> bool;
 }
 
