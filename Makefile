@@ -46,8 +46,9 @@ applications: ## 300 requests and more to each application, and the table in doc
 	@HSMKEY_APPLICATIONS=write HSMKEY_SOAK=1 scripts/test --test applications -- --skip the_table
 	@HSMKEY_APPLICATIONS=write $(CARGO) test --quiet --locked --test applications -- the_table
 
-bench: ## what hsmkey costs, against budgets: docs/performance.md (five minutes on a quiet machine)
+bench: ## what hsmkey costs, against budgets: docs/performance.md (ten minutes on a quiet machine)
 	@scripts/prerequisites test
+	@scripts/prerequisites bench
 	$(CARGO) build --release --locked --lib --package hsmkey --package cloudhsm
 	@$(if $(filter 0,$(shell id -u)),nice -n -15 )env $(CARGO) bench --quiet --locked --bench performance
 

@@ -107,7 +107,18 @@ pub struct Call {
 
 /// A failure on its way to the application's error queue. It never holds a PIN.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Error {
+pub struct Error(Said);
+
+/// Every function that may fail hands one on, and hardly ever a failure: it is small. A reason alone takes no memory from the allocator:
+/// before every signature OpenSSL tries something that is bound to fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Said {
+    Reason(Reason),
+    More(Box<More>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct More {
     reason: Reason,
     detail: Cow<'static, str>,
     call: Option<Call>,
@@ -116,39 +127,56 @@ pub struct Error {
 impl Error {
     /// An error with what it was about and, where there is one, what the user can do.
     pub fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, detail: detail.into(), call: None }
+        let detail = detail.into();
+        if detail.is_empty() {
+            return reason.into();
+        }
+        Self(Said::More(Box::new(More { reason, detail, call: None })))
     }
 
     /// The same error with the PKCS#11 call that reported it.
     #[must_use]
-    pub fn with_call(mut self, call: Call) -> Self {
-        self.call = Some(call);
-        self
+    pub fn with_call(self, call: Call) -> Self {
+        let mut more = match self.0 {
+            Said::Reason(reason) => Box::new(More { reason, detail: Cow::Borrowed(""), call: None }),
+            Said::More(more) => more,
+        };
+        more.call = Some(call);
+        Self(Said::More(more))
     }
 
     /// The named reason.
     pub fn reason(&self) -> Reason {
-        self.reason
+        match &self.0 {
+            Said::Reason(reason) => *reason,
+            Said::More(more) => more.reason,
+        }
     }
 
     /// The PKCS#11 call that failed, if it was one.
     pub fn call(&self) -> Option<Call> {
-        self.call
+        match &self.0 {
+            Said::Reason(_) => None,
+            Said::More(more) => more.call,
+        }
     }
 
     /// What it was about, without the reason's own text.
     pub fn detail(&self) -> &str {
-        &self.detail
+        match &self.0 {
+            Said::Reason(_) => "",
+            Said::More(more) => &more.detail,
+        }
     }
 
     /// The line for the error queue, where OpenSSL prints the reason's text itself.
     pub fn data(&self) -> String {
-        match self.call {
-            None => self.detail.to_string(),
+        match self.call() {
+            None => self.detail().to_owned(),
             Some(Call { function, rv, rv_name }) => {
-                let separator = if self.detail.is_empty() { "" } else { ": " };
+                let separator = if self.detail().is_empty() { "" } else { ": " };
                 let name = if rv_name.is_empty() { "an unknown code" } else { rv_name };
-                format!("{function} returned {name} (0x{rv:x}){separator}{}", self.detail)
+                format!("{function} returned {name} (0x{rv:x}){separator}{}", self.detail())
             }
         }
     }
@@ -158,9 +186,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let data = self.data();
         if data.is_empty() {
-            f.write_str(self.reason.text())
+            f.write_str(self.reason().text())
         } else {
-            write!(f, "{}: {data}", self.reason.text())
+            write!(f, "{}: {data}", self.reason().text())
         }
     }
 }
@@ -169,7 +197,7 @@ impl std::error::Error for Error {}
 
 impl From<Reason> for Error {
     fn from(reason: Reason) -> Self {
-        Self::new(reason, "")
+        Self(Said::Reason(reason))
     }
 }
 

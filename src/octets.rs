@@ -13,11 +13,27 @@ pub struct Octets<const N: usize> {
 }
 
 impl<const N: usize> Octets<N> {
+    /// None yet.
+    #[inline]
+    pub const fn empty() -> Self {
+        Self { length: 0, few: [0; N], many: Vec::new() }
+    }
+
     /// So many zeros.
     #[inline]
     pub fn zeros(length: usize) -> Self {
-        let many = if length > N { vec![0; length] } else { Vec::new() };
-        Self { length, few: [0; N], many }
+        let mut octets = Self::empty();
+        octets.become_zeros(length);
+        octets
+    }
+
+    /// So many zeros, where there are none yet.
+    #[inline]
+    pub fn become_zeros(&mut self, length: usize) {
+        if length > N {
+            self.many = vec![0; length];
+        }
+        self.length = length;
     }
 
     /// A copy of two parts, one after the other.

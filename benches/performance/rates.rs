@@ -1,12 +1,12 @@
 //! Signatures per second of many threads on one key, as a ratio to C_SignInit and C_Sign alone.
 
 use crate::peers::{self, Peer};
+use crate::sample::{Between, Budget, Sample};
 use crate::support::{Hsm, Key, Program, Recorder, c_program, softhsm};
-use crate::table::{Table, median};
+use crate::table::Table;
 
-/// At least; where the budget is missed after so many, other programs may be the cause, and there are more, up to `MOST_ROUNDS`. All count.
 const ROUNDS: usize = 9;
-const MOST_ROUNDS: usize = 45;
+const MOST_ROUNDS: usize = 60;
 /// Milliseconds of one measurement.
 const TIME: &str = "300";
 const LABEL: &str = "bench";
@@ -23,10 +23,10 @@ pub fn measure(table: &mut Table) {
         let hsm = Hsm::cloudhsm_with(&format!("{NULL}\n{settings}"));
         let key = hsm.import_rsa(2048, LABEL);
         let module = Recorder::module().to_str().expect("an ASCII path");
+        let budget = Budget::Least(least);
         for threads in [1, 4, 16, 64] {
-            let (ratio, others) = compare(&hsm, &key, module, threads, least);
-            let figure = format!("throughput, {latency}, {threads} threads");
-            table.row(&figure, &format!(">= {least}"), &format!("{ratio:.3}"), ratio >= least, &others);
+            let (ratio, others) = compare(&hsm, &key, module, threads, Some(budget));
+            table.ratio(&format!("throughput, {latency}, {threads} threads"), budget, &ratio, &others);
         }
     }
     let hsm = Hsm::new();
@@ -34,39 +34,37 @@ pub fn measure(table: &mut Table) {
     let pin = format!("file:{}", hsm.token.pin_file());
     hsm.configure(&[("pkcs11-module-token-pin", &pin), ("pkcs11-module-path", softhsm())]);
     for threads in [1, 4] {
-        let (ratio, others) = compare(&hsm, &key, softhsm(), threads, 0.0);
-        table.note(
-            &format!("throughput, SoftHSM2 itself, {threads} threads"),
-            &format!("{ratio:.3}"),
-            &others,
-        );
+        let (ratio, others) = compare(&hsm, &key, softhsm(), threads, None);
+        let measured = format!("{:.3} ± {:.3}", ratio.median(), ratio.margin());
+        table.note(&format!("throughput, SoftHSM2 itself, {threads} threads"), &measured, &others);
     }
 }
 
-/// The median of the ratios of all rounds, for hsmkey and for the others.
-fn compare(hsm: &Hsm, key: &Key, module: &str, threads: u32, least: f64) -> (f64, String) {
+/// The ratios of hsmkey, and what the others come to.
+fn compare(hsm: &Hsm, key: &Key, module: &str, threads: u32, budget: Option<Budget>) -> (Sample, String) {
     let threads = threads.to_string();
-    let raw = || {
+    let mut raw = Between::new(|| {
         let arguments = ["raw", module, LABEL, &hsm.token.pin_file(), &threads, TIME];
         rate(hsm.program(c_program("measure"), arguments).env_remove("OPENSSL_CONF"))
-    };
+    });
     let ours = || rate(hsm.program(c_program("measure"), ["rate", &key.file, "fresh", &threads, TIME]));
     let mut others: Vec<Peer> = vec![peers::yardstick(hsm, key, LABEL, module)];
     others.extend(peers::named(hsm, key, module));
-    let mut ratios = vec![Vec::new(); 1 + others.len()];
-    for round in 0..MOST_ROUNDS {
-        if round >= ROUNDS && median(ratios[0].clone()) >= least {
-            break;
+    let mut theirs: Vec<Sample> = others.iter().map(|_| Sample::default()).collect();
+    let most = if budget.is_some() { MOST_ROUNDS } else { ROUNDS };
+    let mut round = 0;
+    let sample = Sample::of(budget.unwrap_or(Budget::Least(0.0)), ROUNDS, most, || {
+        round += 1;
+        if round <= ROUNDS {
+            for (other, sample) in others.iter().zip(&mut theirs) {
+                sample.add(raw.ratio(|| rate(other.measure(hsm, "rate", &["fresh", &threads, TIME]))));
+            }
         }
-        let limit = raw();
-        ratios[0].push(ours() / limit);
-        for (other, ratios) in others.iter().zip(&mut ratios[1..]) {
-            ratios.push(rate(other.measure(hsm, "rate", &["fresh", &threads, TIME])) / limit);
-        }
-    }
-    let medians: Vec<f64> = ratios.into_iter().map(median).collect();
-    let said = others.iter().zip(&medians[1..]).map(|(other, ratio)| format!("{} {ratio:.3}", other.name));
-    (medians[0], said.collect::<Vec<_>>().join(", "))
+        raw.ratio(ours)
+    });
+    let said =
+        others.iter().zip(&theirs).map(|(other, ratio)| format!("{} {:.3}", other.name, ratio.median()));
+    (sample, said.collect::<Vec<_>>().join(", "))
 }
 
 fn rate(program: Program) -> f64 {

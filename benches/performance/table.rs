@@ -1,44 +1,67 @@
 //! The table of figures and budgets.
 
+use crate::sample::{Budget, Sample, Verdict};
+
 /// Prints each row as soon as it is known.
 pub struct Table {
-    met: bool,
+    text: String,
+    worst: Verdict,
 }
 
 impl Table {
     pub fn new() -> Self {
-        println!("| figure | budget | hsmkey | | others |\n|---|---|---|---|---|");
-        Self { met: true }
+        let mut table = Self { text: String::new(), worst: Verdict::Met };
+        table.line("| figure | budget | hsmkey | | others |\n|---|---|---|---|---|");
+        table
     }
 
     /// A figure with its budget.
-    pub fn row(&mut self, figure: &str, budget: &str, measured: &str, met: bool, others: &str) {
-        self.met &= met;
-        let verdict = if met { "met" } else { "MISSED" };
-        println!("| {figure} | {budget} | {measured} | {verdict} | {others} |");
+    pub fn row(
+        &mut self,
+        figure: &str,
+        budget: &str,
+        measured: &str,
+        verdict: impl Into<Verdict>,
+        others: &str,
+    ) {
+        let verdict = verdict.into();
+        self.worst = self.worst.max(verdict);
+        let said = match verdict {
+            Verdict::Met => "met",
+            Verdict::Unclear => "unclear",
+            Verdict::Missed => "MISSED",
+        };
+        self.line(&format!("| {figure} | {budget} | {measured} | {said} | {others} |"));
+    }
+
+    /// A ratio with its budget.
+    pub fn ratio(&mut self, figure: &str, budget: Budget, sample: &Sample, others: &str) {
+        let measured = format!("{:.3} ± {:.3}", sample.median(), sample.margin());
+        let limit = match budget {
+            Budget::Least(least) => format!(">= {least}"),
+            Budget::Most(most) => format!("<= {most}"),
+        };
+        self.row(figure, &limit, &measured, sample.verdict(budget), others);
     }
 
     /// A figure without one.
     pub fn note(&mut self, figure: &str, measured: &str, others: &str) {
-        println!("| {figure} | | {measured} | | {others} |");
+        self.line(&format!("| {figure} | | {measured} | | {others} |"));
     }
 
-    /// Whether every budget was met.
-    pub fn is_met(&self) -> bool {
-        self.met
+    fn line(&mut self, line: &str) {
+        println!("{line}");
+        self.text += line;
+        self.text.push('\n');
     }
-}
 
-/// The middle one, or between the two in the middle.
-pub fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
-}
+    /// The whole of it.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
 
-/// The middle one of the smaller half.
-pub fn quartile(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.truncate(values.len().div_ceil(2));
-    median(values)
+    /// The worst of the verdicts.
+    pub fn worst(&self) -> Verdict {
+        self.worst
+    }
 }

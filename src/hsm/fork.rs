@@ -231,6 +231,7 @@ impl<T: Default> PerProcess<T> {
     }
 
     /// The value of this process, made with the first use of it.
+    #[inline]
     pub(crate) fn get(&self) -> &T {
         let generation = GENERATION.load(Ordering::Acquire);
         let current = self.current.load(Ordering::Acquire);
@@ -241,6 +242,11 @@ impl<T: Default> PerProcess<T> {
                 return &tagged.value;
             }
         }
+        self.begin(current, generation)
+    }
+
+    #[cold]
+    fn begin(&self, current: *mut Tagged<T>, generation: u64) -> &T {
         let fresh = Box::into_raw(Box::new(Tagged { generation, value: T::default() }));
         match self.current.compare_exchange(current, fresh, Ordering::AcqRel, Ordering::Acquire) {
             // SAFETY: just published; see above.

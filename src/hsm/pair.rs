@@ -94,7 +94,8 @@ impl Proof {
             (Elliptic::Ec(_), Some(curve)) => (Mechanism::Ecdsa, 2 * curve.size()),
             (Elliptic::Ec(_), None) => return Ok(None),
         };
-        let mut request = Request::new(Operation::Sign, &mechanism, TEXT, size);
+        let mut request = Request::new(Operation::Sign, &mechanism);
+        request.about(TEXT, size);
         let signed = request.run(module, session, key);
         if let Some(length) = permitted(signed)? {
             return Ok(Some(Proof::Signature(request.output()[..length].to_vec())));

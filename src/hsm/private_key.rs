@@ -172,7 +172,18 @@ impl PrivateKey {
     /// # Errors
     /// What is wrong with the key, the PIN or the HSM.
     pub fn sign(&self, mechanism: &Mechanism, input: &[u8], output: &mut [u8]) -> Result<usize> {
-        self.run(Request::new(Operation::Sign, mechanism, input, output.len()), output)
+        let mut request = Request::new(Operation::Sign, mechanism);
+        request.about(input, output.len());
+        let length = self.repeat(|module, session, binding| {
+            let length = request.run(module, session, binding.handle)?;
+            if !binding.proven.is() {
+                self.prove(&request, length)?;
+                binding.proven.set();
+            }
+            Ok(length)
+        })?;
+        output[..length].copy_from_slice(&request.output()[..length]);
+        Ok(length)
     }
 
     /// Decrypts, like [`PrivateKey::sign`].
@@ -184,7 +195,8 @@ impl PrivateKey {
     /// # Errors
     /// What is wrong with the key, the PIN or the HSM; `Decryption` and no more for whatever may be wrong with the data.
     pub fn decrypt(&self, mechanism: &Mechanism, input: &[u8], output: &mut [u8]) -> Result<usize> {
-        let mut request = Request::new(Operation::Decrypt, mechanism, input, output.len());
+        let mut request = Request::new(Operation::Decrypt, mechanism);
+        request.about(input, output.len());
         let padded = *mechanism != Mechanism::RsaX509;
         let mut doubts = 0;
         let length = self.repeat(|module, session, binding| {
@@ -210,19 +222,6 @@ impl PrivateKey {
             }
             object::derive(module, session, binding.handle, point, size)
         })
-    }
-
-    fn run(&self, mut request: Request, output: &mut [u8]) -> Result<usize> {
-        let length = self.repeat(|module, session, binding| {
-            let length = request.run(module, session, binding.handle)?;
-            if !binding.proven.is() {
-                self.prove(&request, length)?;
-                binding.proven.set();
-            }
-            Ok(length)
-        })?;
-        output[..length].copy_from_slice(&request.output()[..length]);
-        Ok(length)
     }
 
     /// Fails where the first signature is not one of the public half. Whoever has nothing to verify it with trusts the search.
@@ -289,7 +288,7 @@ impl PrivateKey {
             }
             slot.pool.put(session);
         };
-        let (slot, begun) = (&binding.slot, Instant::now());
+        let slot = &binding.slot;
         let result = work(slot.module(), session, &binding);
         match &result {
             Ok(_) => slot.pool.put(session),
@@ -300,7 +299,7 @@ impl PrivateKey {
         }
         // That may have been before the call was made: then its result says nothing of this key. Only a thread that was held up for
         // as long as a login takes can meet it.
-        if result.is_ok() && begun.elapsed() > HELD_UP && binding.overtaken() {
+        if result.is_ok() && binding.overtaken() && ladder.time() > HELD_UP {
             return Err(Failed { function: "C_SignInit", rv: CKR_KEY_HANDLE_INVALID }.into());
         }
         result

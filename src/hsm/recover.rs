@@ -163,6 +163,11 @@ impl Ladder {
         self.deadline
     }
 
+    /// How long it has taken so far.
+    pub(super) fn time(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
     /// How long to wait for another thread that is at work for all, which is no failure: where nothing is to be repeated too.
     pub(super) fn patience(&self) -> Instant {
         self.deadline.max(self.begun + FIRST_CONTACT)

@@ -41,10 +41,17 @@ struct Parameters {
 }
 
 impl Request {
-    /// A request about `input`, with room for `size` octets of output.
-    pub(super) fn new(operation: Operation, mechanism: &Mechanism, input: &[u8], size: usize) -> Self {
-        let (input, output) = (Input::of(input, &[]), Octets::zeros(size));
-        Self { operation, mechanism: mechanism.clone(), input, output }
+    /// A request for this, about nothing yet: see [`Request::about`].
+    pub(super) fn new(operation: Operation, mechanism: &Mechanism) -> Self {
+        Self { operation, mechanism: mechanism.clone(), input: Input::empty(), output: Octets::empty() }
+    }
+
+    /// It is about `input`, and has room for `size` octets of output. Once; that is not done by [`Request::new`] because to move what is
+    /// filled costs more than to fill it.
+    pub(super) fn about(&mut self, input: &[u8], size: usize) {
+        self.input.become_zeros(input.len());
+        self.input.copy_from_slice(input);
+        self.output.become_zeros(size);
     }
 
     /// Makes the two calls. The octets are what [`Request::output`] gives then, as many as the result says.

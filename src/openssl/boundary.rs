@@ -146,7 +146,13 @@ pub(super) unsafe fn text<'a>(text: *const c_char) -> Result<Option<&'a str>> {
         return Ok(None);
     }
     // SAFETY: not null and NUL-terminated by the caller's contract.
-    match unsafe { CStr::from_ptr(text) }.to_str() {
+    let text = unsafe { CStr::from_ptr(text) };
+    // Most are names of a few letters, of which this is known sooner.
+    if text.to_bytes().is_ascii() {
+        // SAFETY: ASCII is UTF-8.
+        return Ok(Some(unsafe { std::str::from_utf8_unchecked(text.to_bytes()) }));
+    }
+    match text.to_str() {
         Ok(text) => Ok(Some(text)),
         Err(_) => bail!(InvalidArgument, "a name is not UTF-8"),
     }

@@ -201,6 +201,26 @@ fn the_whole_way_of_a_job_fits_on_its_stack() {
 }
 
 #[test]
+fn so_does_that_of_the_engine() {
+    for openssl in OpenSsl::with_engines() {
+        let hsm = Hsm::cloudhsm_with(SLOW);
+        hsm.configure_all_versions(&[("hsmkey-reference-files", "engine")]);
+        let key = hsm.import_rsa(4096, "rsa");
+        for (operation, fault) in
+            [("pss", "device-error on=C_Sign"), ("decrypt", "device-error on=C_Decrypt")]
+        {
+            hsm.recorder.control(&format!("{fault} every=3"));
+            let said = said(&openssl, &hsm, "many", &key, operation, 8);
+            hsm.recorder.clear_faults();
+            eprintln!("{} {operation} {said}", openssl.version);
+            assert_eq!((number(&said, "right"), number(&said, "descriptors")), (16, 0), "{said}");
+            assert!(number(&said, "depth") < 20 << 10, "{said}");
+            assert!(hsm.recorder.counts().get("faults") > 0, "{fault}");
+        }
+    }
+}
+
+#[test]
 fn dropped_jobs_leave_nothing_of_ours_behind() {
     let hsm = Hsm::cloudhsm_with(SLOW);
     configured(&hsm, &[]);
