@@ -5,8 +5,9 @@ use std::sync::Arc;
 use cryptoki_sys::*;
 
 use super::object::{self, Template};
+use super::reach::Reach;
 use super::recover::{Ladder, Trouble};
-use super::search::{self, Reach, Seen, Visit};
+use super::search::{self, Seen, Visit};
 use super::{Authenticator, Hsm, Object, ObjectClass, Query};
 use crate::error::{Error, Reason, Result};
 use crate::uri::TokenAttributes;
@@ -106,13 +107,17 @@ fn once(visit: &Visit, key: &NewKey, seen: &mut Seen) -> Result<Object, Trouble>
         let (mechanism, mut public, mut private) = templates(key);
         let module = slot.module();
         let pair = object::generate_pair(module, session, mechanism, &mut public, &mut private);
-        let pair = pair.map_err(|failed| Trouble::Permanent(failed.error()))?;
-        let generated = visit.generated(&slot, session, pair, reach.epoch(), login.0);
+        let pair = pair.map_err(|failed| Trouble::Unclear(failed, failed.error()))?;
+        let generated = visit.generated(&slot, session, pair, reach.epoch(), login);
         // Not to be repeated from the beginning.
-        made = Some(generated.map_err(|_| {
+        made = Some(generated.map_err(|trouble| {
             let named = search::address(visit.query);
             let detail = format!("the key {named} was made; what it is could not be asked for afterwards");
-            Error::new(Reason::HsmUnavailable, detail)
+            let error = Error::new(Reason::HsmUnavailable, detail);
+            match trouble {
+                Trouble::Call(failed) => Trouble::Unclear(failed, error),
+                _ => error.into(),
+            }
         })?);
         Ok(())
     })?;

@@ -12,6 +12,7 @@ mod object;
 mod once;
 mod pair;
 mod private_key;
+mod reach;
 mod recover;
 mod rejected;
 mod rv;

@@ -83,8 +83,17 @@ impl Module {
     /// The module in a file, loaded with the first use of it.
     ///
     /// # Errors
-    /// `ModuleLoad` and `ModuleInvalid`, with the file and what is wrong with it.
+    /// `ModuleLoad` and `ModuleInvalid`, with the file and what is wrong with it; `BadDirective` where the process has it with other
+    /// arguments for C_Initialize, which is called once.
     pub(super) fn load(path: &Path, init_args: Option<&CString>) -> Result<&'static Self> {
+        let module = Self::loaded(path, init_args)?;
+        if init_args.is_some() && init_args != module.init_args.as_ref() {
+            bail!(BadDirective, "pkcs11-module-init-args: {} is in use with others", module.path.display());
+        }
+        Ok(module)
+    }
+
+    fn loaded(path: &Path, init_args: Option<&CString>) -> Result<&'static Self> {
         if let Some(module) = find(|module| module.path == path) {
             return Ok(module);
         }

@@ -260,4 +260,54 @@ mod model {
             assert_eq!(shared.1.load(Ordering::SeqCst), 2);
         });
     }
+
+    /// One thread is not waited for: another takes over, and both come back. All go on with what came first, and whoever only looks at the
+    /// epoch never sees it go back.
+    #[test]
+    fn a_take_over_leaves_one_result() {
+        loom::model(|| {
+            let shared = Arc::new((Shared::default(), AtomicUsize::new(0)));
+            let later = Instant::now() + Duration::from_secs(3600);
+            let take = move |shared: &(Shared<usize>, AtomicUsize)| {
+                let make = || Ok::<_, ()>(shared.1.fetch_add(1, Ordering::SeqCst));
+                shared.0.get_or_take_over(later, Some(Duration::ZERO), make).unwrap().unwrap()
+            };
+            let (_, epoch) = take(&shared);
+            let meet_the_loss = move |shared: &(Shared<usize>, AtomicUsize)| {
+                shared.0.lose(epoch);
+                take(shared)
+            };
+            let other = {
+                let shared = Arc::clone(&shared);
+                loom::thread::spawn(move || meet_the_loss(&shared))
+            };
+            let reader = {
+                let shared = Arc::clone(&shared);
+                loom::thread::spawn(move || [shared.0.standing(), shared.0.standing()])
+            };
+            let ours = meet_the_loss(&shared);
+            assert_eq!(other.join().unwrap(), ours);
+            assert_eq!((shared.0.peek(), shared.0.standing()), (Some(ours), Some(ours.1)));
+            let seen = reader.join().unwrap();
+            assert!(seen.iter().flatten().all(|seen| [epoch, ours.1].contains(seen)));
+            assert!(seen[0] != Some(ours.1) || seen[1] == seen[0], "{seen:?}");
+        });
+    }
+
+    /// One thread has found out that it was lost and has done it anew without asking; another one meets the loss meanwhile. What was done
+    /// anew stays.
+    #[test]
+    fn what_was_done_anew_is_not_lost_for_the_old_loss() {
+        loom::model(|| {
+            let shared = Arc::new(Shared::default());
+            let epoch = shared.put(1);
+            let other = {
+                let shared = Arc::clone(&shared);
+                loom::thread::spawn(move || shared.lose(epoch))
+            };
+            let anew = shared.put(2);
+            other.join().unwrap();
+            assert_eq!((shared.peek(), shared.standing()), (Some((2, anew)), Some(anew)));
+        });
+    }
 }

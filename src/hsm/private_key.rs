@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use cryptoki_sys::{
     CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKR_DATA_INVALID, CKR_DATA_LEN_RANGE, CKR_DEVICE_ERROR,
     CKR_ENCRYPTED_DATA_INVALID, CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_FUNCTION_FAILED, CKR_GENERAL_ERROR,
-    CKR_KEY_HANDLE_INVALID,
 };
 use zeroize::Zeroizing;
 
@@ -146,17 +145,14 @@ impl PrivateKey {
         let ladder = Ladder::new(settings.retry_time);
         let (binding, _) = self.bound(&ladder, &mut search::Seen::default()).map_err(Trouble::error)?;
         let slot = &binding.slot;
-        let open = || slot.module().open_session(slot.id());
-        let close = |session| slot.module().close_session(session);
         let sessions = sessions.min(settings.max_sessions);
         // All that are idle now, and as many more as are missing. At the token's limit nobody is waited for.
-        let taken = || slot.pool.take(settings.max_sessions, Instant::now(), open, close);
         let mut warm = Vec::with_capacity(sessions);
         let failed = loop {
             if warm.len() == sessions {
                 break None;
             }
-            match taken() {
+            match slot.session(settings, Instant::now()) {
                 Ok(session) => warm.push(session),
                 Err(trouble) => break Some(trouble),
             }
@@ -272,10 +268,7 @@ impl PrivateKey {
         let (binding, epoch, session) = loop {
             let (binding, epoch) = self.bound(ladder, seen)?;
             let slot = &binding.slot;
-            let limit = self.0.hsm.settings().max_sessions;
-            let open = || slot.module().open_session(slot.id());
-            let close = |session| slot.module().close_session(session);
-            let session = match slot.pool.take(limit, ladder.deadline(), open, close) {
+            let session = match slot.session(self.0.hsm.settings(), ladder.deadline()) {
                 Ok(session) => session,
                 Err(trouble) => {
                     seen.relied_on(&binding, epoch);
@@ -294,13 +287,13 @@ impl PrivateKey {
             Ok(_) => slot.pool.put(session),
             Err(trouble) => {
                 seen.relied_on(&binding, epoch);
-                search::after_failure(slot, session, trouble, seen);
+                slot.after_failure(session, trouble, seen.failures > 0);
             }
         }
         // That may have been before the call was made: then its result says nothing of this key. Only a thread that was held up for
         // as long as a login takes can meet it.
         if result.is_ok() && binding.overtaken() && ladder.time() > HELD_UP {
-            return Err(Failed { function: "C_SignInit", rv: CKR_KEY_HANDLE_INVALID }.into());
+            return Err(Trouble::Overtaken);
         }
         result
     }

@@ -15,6 +15,8 @@ use crate::error::{Error, Reason};
 pub(super) enum Trouble {
     /// Repeating it would not help.
     Permanent(Error),
+    /// Nor here, after a call that says what becomes of the session.
+    Unclear(Failed, Error),
     /// A call failed that may succeed yet.
     Call(Failed),
     /// C_Initialize failed. `ever` says whether it has ever succeeded: a client that starts together with many others may be refused for a
@@ -25,13 +27,16 @@ pub(super) enum Trouble {
     Doubtful(Failed),
     /// The data cannot be decrypted, as far as can be told.
     Undecryptable(Failed),
+    /// All calls succeeded, but meanwhile the key's handle may have become another key's.
+    Overtaken,
 }
 
 impl Trouble {
     /// The error for whoever does not try again.
     pub(super) fn error(self) -> Error {
         match self {
-            Trouble::Permanent(error) => error,
+            Trouble::Permanent(error) | Trouble::Unclear(_, error) => error,
+            Trouble::Overtaken => Reason::HsmUnavailable.into(),
             Trouble::Undecryptable(_) => Reason::Decryption.into(),
             Trouble::Call(failed) | Trouble::Doubtful(failed) | Trouble::Unreachable { failed, .. } => {
                 failed.error()
@@ -113,22 +118,39 @@ fn meaning(rv: CK_RV) -> Meaning {
 /// What becomes of a session after a call in it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It is as good as before: it was the key or the login that was refused, and nothing was begun.
+    /// It is as good as before: it was the key, the login or the mechanism that was refused, and nothing was begun.
     Keep,
+    /// What was begun has ended with an answer about the data, as the standard has it (PKCS#11 v2.40 sections 5.9 and 5.11).
+    Ended,
     /// The HSM does not know it any more.
     Dead,
     /// It is closed: what was begun in it is not known, and a CloudHSM signs nonsense in a session whose calls are out of order.
     Close,
 }
 
-pub(super) fn session_fate(rv: CK_RV) -> Fate {
-    match rv {
-        CKR_KEY_HANDLE_INVALID | CKR_OBJECT_HANDLE_INVALID | CKR_USER_NOT_LOGGED_IN => Fate::Keep,
-        CKR_SESSION_HANDLE_INVALID
-        | CKR_SESSION_CLOSED
-        | CKR_CRYPTOKI_NOT_INITIALIZED
-        | CKR_DEVICE_REMOVED
-        | CKR_TOKEN_NOT_PRESENT => Fate::Dead,
+pub(super) fn session_fate(failed: Failed) -> Fate {
+    match (failed.function, failed.rv) {
+        (_, CKR_KEY_HANDLE_INVALID | CKR_OBJECT_HANDLE_INVALID | CKR_USER_NOT_LOGGED_IN) => Fate::Keep,
+        (
+            _,
+            CKR_SESSION_HANDLE_INVALID
+            | CKR_SESSION_CLOSED
+            | CKR_CRYPTOKI_NOT_INITIALIZED
+            | CKR_DEVICE_REMOVED
+            | CKR_TOKEN_NOT_PRESENT,
+        ) => Fate::Dead,
+        (
+            "C_SignInit" | "C_DecryptInit",
+            CKR_MECHANISM_INVALID
+            | CKR_MECHANISM_PARAM_INVALID
+            | CKR_KEY_FUNCTION_NOT_PERMITTED
+            | CKR_KEY_TYPE_INCONSISTENT
+            | CKR_KEY_SIZE_RANGE,
+        ) => Fate::Keep,
+        (
+            "C_Sign" | "C_Decrypt",
+            CKR_DATA_INVALID | CKR_DATA_LEN_RANGE | CKR_ENCRYPTED_DATA_INVALID | CKR_ENCRYPTED_DATA_LEN_RANGE,
+        ) => Fate::Ended,
         _ => Fate::Close,
     }
 }
@@ -140,6 +162,8 @@ pub(super) struct Ladder {
     deadline: Instant,
     rung: Option<Rung>,
     tries: u32,
+    /// How often it was overtaken after its time.
+    late: u32,
     random: u64,
 }
 
@@ -147,6 +171,8 @@ pub(super) struct Ladder {
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 /// How long a module that has never been initialised is given.
 const FIRST_CONTACT: Duration = Duration::from_secs(4);
+/// How often what was overtaken is made again after its time.
+const MOST_LATE: u32 = 3;
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
@@ -155,7 +181,7 @@ impl Ladder {
     pub(super) fn new(budget: Duration) -> Self {
         let now = Instant::now();
         let deadline = now.checked_add(budget).unwrap_or(now);
-        Self { budget, begun: now, deadline, rung: None, tries: 0, random: 0 }
+        Self { budget, begun: now, deadline, rung: None, tries: 0, late: 0, random: 0 }
     }
 
     /// When to give up.
@@ -181,7 +207,8 @@ impl Ladder {
         let never = matches!(trouble, Trouble::Unreachable { ever: false, .. });
         let doubtful = matches!(trouble, Trouble::Doubtful(_));
         let (failed, meaning, deadline) = match trouble {
-            Trouble::Permanent(error) => return Err(error),
+            Trouble::Permanent(error) | Trouble::Unclear(_, error) => return Err(error),
+            Trouble::Overtaken => return self.overtaken(),
             // One error for whatever the HSM said: which it was is nobody's business who sent the data.
             Trouble::Undecryptable(_) => return Err(Reason::Decryption.into()),
             Trouble::Call(failed) => (failed, meaning(failed.rv), self.deadline),
@@ -211,14 +238,33 @@ impl Ladder {
             if doubtful {
                 return Err(Reason::Decryption.into());
             }
-            let detail = format!("given up after {} s (hsmkey-retry-time)", self.budget.as_secs_f32());
-            return Err(Error::new(Reason::HsmUnavailable, detail).with_call(failed.call()));
+            return Err(self.given_up().with_call(failed.call()));
         }
         if self.tries == 2 {
             log::warn!("{}; recovering", Error::from(Reason::HsmCall).with_call(failed.call()));
         }
         std::thread::sleep(pause);
         Ok(rung)
+    }
+
+    /// After a success that may be another key's. Nothing has failed, so it is made again after its time too, and where nothing is to be
+    /// repeated; but not for ever.
+    fn overtaken(&mut self) -> Result<Rung, Error> {
+        let now = Instant::now();
+        if now >= self.deadline {
+            if self.late == MOST_LATE {
+                return Err(self.given_up());
+            }
+            self.late += 1;
+            // The key has to be found again, which another thread may be about.
+            self.begun = now;
+        }
+        Ok(Rung::Find)
+    }
+
+    fn given_up(&self) -> Error {
+        let detail = format!("given up after {} s (hsmkey-retry-time)", self.budget.as_secs_f32());
+        Error::new(Reason::HsmUnavailable, detail)
     }
 
     /// The next pause: none before the first repetition of what was lost, then longer and longer, and never the same for two
@@ -304,6 +350,15 @@ mod tests {
             let none = Ladder::new(Duration::ZERO).climb(Trouble::Doubtful(failed)).unwrap_err();
             assert_eq!(none, error, "where nothing is repeated it is the same error");
         }
+    }
+
+    #[test]
+    fn what_was_overtaken_is_made_again_a_few_times_where_nothing_else_is() {
+        let mut ladder = Ladder::new(Duration::ZERO);
+        for _ in 0..MOST_LATE {
+            assert_eq!(ladder.climb(Trouble::Overtaken), Ok(Rung::Find));
+        }
+        assert_eq!(ladder.climb(Trouble::Overtaken).unwrap_err().reason(), Reason::HsmUnavailable);
     }
 
     #[test]

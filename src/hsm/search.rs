@@ -6,14 +6,13 @@ use std::sync::Arc;
 
 use cryptoki_sys::*;
 
-use super::module::{Instance, Module};
 use super::object::{self, Attributes, Template};
 use super::pair::Elliptic;
 use super::private_key::Binding;
+use super::reach::{self, Reach};
 use super::recover::{Ladder, Rung, Trouble};
 use super::rv::Failed;
-use super::slot::Slot;
-use super::token;
+use super::slot::{Client, Slot};
 use super::{Authenticator, Hsm, Object, ObjectClass, Query};
 use crate::config::LoginBehaviour;
 use crate::error::{Error, Reason, Result};
@@ -29,9 +28,12 @@ pub(super) struct Seen {
     pub(super) failures: u32,
 }
 
+/// What failed in one of several slots, and the login there.
+type Lost = (Failed, Option<(Arc<Slot>, u64)>);
+
 impl Seen {
     /// What was lost in one of several slots: it is that slot's login that may have to be made again, and not the last one's.
-    fn lost(&mut self, (failed, login): (Failed, Option<(Arc<Slot>, u64)>)) -> Trouble {
+    fn lost(&mut self, (failed, login): Lost) -> Trouble {
         self.login = login;
         failed.into()
     }
@@ -55,17 +57,6 @@ pub(super) fn rebuild(hsm: &Hsm, rung: Rung, seen: &Seen) {
         if let (Ok(module), Some(epoch)) = (hsm.module(), seen.instance) {
             module.lose(epoch);
         }
-    }
-}
-
-/// Gives back or lets go of a session in which something failed.
-pub(super) fn after_failure(slot: &Slot, session: CK_SESSION_HANDLE, trouble: &Trouble, seen: &Seen) {
-    match trouble {
-        Trouble::Call(failed) | Trouble::Doubtful(failed) | Trouble::Undecryptable(failed) => {
-            slot.pool.discard(session, failed.rv, seen.failures > 0);
-        }
-        // Nothing was called, or the call that failed was none of this session's.
-        Trouble::Permanent(_) | Trouble::Unreachable { .. } => slot.pool.put(session),
     }
 }
 
@@ -102,7 +93,7 @@ fn list_once(
         seen.login = None;
         let visited = visit.slot(&slot, seen, |session, seen| {
             for class in classes.clone() {
-                visit.class(&slot, session, class, reach.epoch, seen, &mut objects)?;
+                visit.class(&slot, session, class, reach.epoch(), seen, &mut objects)?;
             }
             Ok(())
         });
@@ -118,7 +109,7 @@ fn list_once(
             Err(trouble) => return Err(trouble),
         }
     }
-    match lost {
+    match lost.or(reach.unanswered().map(|failed| (failed, None))) {
         Some(lost) => Err(seen.lost(lost)),
         None => Ok(objects),
     }
@@ -159,8 +150,7 @@ pub(super) fn bind(
                 ([one], None) => (Some(*one), true),
                 (several, None) => return Err(visit.ambiguous(&slot, session, several)?.into()),
             };
-            let login = Some(login.0);
-            binding = handle.map(|handle| Binding::new(&slot, handle, reach.epoch, login, proven));
+            binding = handle.map(|handle| Binding::new(&slot, handle, reach.epoch(), Some(login), proven));
             Ok(())
         });
         match (visited, binding) {
@@ -171,134 +161,11 @@ pub(super) fn bind(
             (Err(trouble), _) => return Err(trouble),
         }
     }
-    if let Some(lost) = lost {
+    if let Some(lost) = lost.or(reach.unanswered().map(|failed| (failed, None))) {
         return Err(seen.lost(lost));
     }
     let reason = if others { Reason::KeyMismatch } else { Reason::KeyNotFound };
     Err(Error::new(reason, address(query)).into())
-}
-
-/// The slots that a query may look at, one after the other.
-pub(super) struct Reach {
-    module: &'static Module,
-    instance: Arc<Instance>,
-    epoch: u64,
-    wanted: TokenAttributes,
-    slots: Arc<Vec<Arc<Slot>>>,
-    position: usize,
-    matched: bool,
-    asked_anew: bool,
-}
-
-impl Reach {
-    pub(super) fn new(hsm: &Hsm, query: &Query, ladder: &Ladder, seen: &mut Seen) -> Result<Self, Trouble> {
-        let module = hsm.module()?;
-        let (instance, epoch) = module.initialised(ladder.patience())?;
-        seen.instance = Some(epoch);
-        seen.login = None;
-        let wanted = match &hsm.settings().token {
-            Some(token) if query.token.is_empty() => token.clone(),
-            _ => query.token.clone(),
-        };
-        let asked = token::asked(&wanted);
-        if asked.library && !module.library_info()?.matches(&wanted) {
-            return Err(Error::new(Reason::TokenNotFound, "the URI names another PKCS#11 library").into());
-        }
-        let slots = module.slots(&instance, false)?;
-        let (position, matched, asked_anew) = (0, false, false);
-        Ok(Self { module, instance, epoch, wanted, slots, position, matched, asked_anew })
-    }
-
-    /// The epoch of the module's initialisation.
-    pub(super) fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
-    /// The next slot. Without a name it is the only one: a PIN that is sent to somebody else's token may lock it.
-    pub(super) fn next(&mut self) -> Result<Option<Arc<Slot>>, Trouble> {
-        loop {
-            if self.wanted.is_empty() {
-                if self.matched {
-                    return Ok(None);
-                }
-                if let Some(slot) = self.only()? {
-                    self.matched = true;
-                    return Ok(Some(slot));
-                }
-            } else {
-                while let Some(slot) = self.slots.get(self.position).cloned() {
-                    self.position += 1;
-                    if self.is_wanted(&slot)? {
-                        self.matched = true;
-                        return Ok(Some(slot));
-                    }
-                }
-                if self.matched {
-                    return Ok(None);
-                }
-            }
-            if self.asked_anew {
-                return Err(self.nothing().into());
-            }
-            // A token may have come since the slots were listed.
-            self.asked_anew = true;
-            self.slots = self.module.slots(&self.instance, true)?;
-            self.position = 0;
-        }
-    }
-
-    fn only(&self) -> Result<Option<Arc<Slot>>, Trouble> {
-        if let [slot] = &self.slots[..] {
-            return Ok(Some(Arc::clone(slot)));
-        }
-        let mut usable = Vec::new();
-        for slot in self.slots.iter() {
-            let token = slot.token()?;
-            if token.initialised {
-                usable.push((slot, token.label.clone()));
-            }
-        }
-        match &usable[..] {
-            [] => Ok(None),
-            [(slot, _)] => Ok(Some(Arc::clone(slot))),
-            several => {
-                let labels: Vec<&str> = several.iter().map(|(_, label)| label.as_str()).collect();
-                let detail = format!(
-                    "name one, as in pkcs11:token=LABEL or hsmkey-token; there are {}",
-                    labels.join(", ")
-                );
-                Err(Error::new(Reason::TokenAmbiguous, detail).into())
-            }
-        }
-    }
-
-    fn is_wanted(&self, slot: &Slot) -> Result<bool, Trouble> {
-        let asked = token::asked(&self.wanted);
-        #[allow(clippy::useless_conversion, reason = "a slot's number has 32 bits on other machines")]
-        let id: u64 = slot.id().into();
-        if self.wanted.slot_id.is_some_and(|wanted| wanted != id) {
-            return Ok(false);
-        }
-        if asked.slot && !self.module.slot_info(slot.id())?.matches(&self.wanted) {
-            return Ok(false);
-        }
-        Ok(!asked.token || slot.token()?.matches(&self.wanted))
-    }
-
-    fn nothing(&self) -> Error {
-        if self.wanted.is_empty() {
-            return Error::new(Reason::TokenNotFound, "the module shows no initialised token");
-        }
-        let there: Vec<String> = self
-            .slots
-            .iter()
-            .filter_map(|slot| slot.known_token())
-            .map(|token| token.label.clone())
-            .collect();
-        let wanted = Uri { token: self.wanted.clone(), ..Uri::default() };
-        let labels: Vec<&str> = there.iter().map(String::as_str).filter(|label| !label.is_empty()).collect();
-        Error::new(Reason::TokenNotFound, format!("{}; there are: {}", wanted.address(), labels.join(", ")))
-    }
 }
 
 /// One search.
@@ -328,16 +195,22 @@ impl<'a> Visit<'a> {
         seen: &mut Seen,
         work: impl FnOnce(CK_SESSION_HANDLE, &mut Seen) -> Result<(), Trouble>,
     ) -> Result<(), Trouble> {
-        let limit = self.hsm.settings().max_sessions;
-        let open = || slot.module().open_session(slot.id());
-        let close = |session| slot.module().close_session(session);
-        let session = slot.pool.take(limit, self.ladder.deadline(), open, close)?;
+        let session = slot.session(self.hsm.settings(), self.ladder.deadline())?;
         let result = work(session, seen);
         match &result {
             Ok(()) => slot.pool.put(session),
-            Err(trouble) => after_failure(slot, session, trouble, seen),
+            Err(trouble) => slot.after_failure(session, trouble, seen.failures > 0),
         }
         result
+    }
+
+    fn client(&self) -> Client<'_> {
+        Client {
+            authenticator: &**self.authenticator,
+            settings: self.hsm.settings(),
+            token: reach::wanted(self.hsm, self.query),
+            deadline: self.ladder.patience(),
+        }
     }
 
     /// The login, and whether it was made now.
@@ -347,8 +220,7 @@ impl<'a> Visit<'a> {
         session: CK_SESSION_HANDLE,
         seen: &mut Seen,
     ) -> Result<(u64, bool), Trouble> {
-        let (settings, deadline) = (self.hsm.settings(), self.ladder.patience());
-        let login = slot.log_in(session, &**self.authenticator, settings, deadline)?;
+        let login = slot.log_in(session, &self.client())?;
         seen.login = Some((Arc::clone(slot), login.0));
         Ok(login)
     }
@@ -365,14 +237,14 @@ impl<'a> Visit<'a> {
     }
 
     /// The private keys, and the login under which they were found. Without a login there are none, and a login that was lost
-    /// does not always say so: where nothing is found under an older one, or while things are being lost, it is made again.
+    /// does not always say so: where nothing is found under an older one, or while things are being lost, C_Login tells.
     pub(super) fn find_private(
         &self,
         slot: &Arc<Slot>,
         session: CK_SESSION_HANDLE,
-        login: (u64, bool),
+        (epoch, now): (u64, bool),
         seen: &mut Seen,
-    ) -> Result<(Vec<CK_OBJECT_HANDLE>, (u64, bool)), Trouble> {
+    ) -> Result<(Vec<CK_OBJECT_HANDLE>, u64), Trouble> {
         let template = || {
             let template = self.template(ObjectClass::PrivateKey);
             match &self.query.public {
@@ -387,13 +259,12 @@ impl<'a> Visit<'a> {
             }
         };
         let found = object::find(slot.module(), session, &mut template())?;
-        let (epoch, now) = login;
         if !found.is_empty() || now && seen.failures == 0 {
-            return Ok((found, login));
+            return Ok((found, epoch));
         }
-        slot.lose_login(epoch);
-        let login = self.log_in(slot, session, seen)?;
-        Ok((object::find(slot.module(), session, &mut template())?, login))
+        let epoch = slot.renew_login(epoch, session, &self.client())?;
+        seen.login = Some((Arc::clone(slot), epoch));
+        Ok((object::find(slot.module(), session, &mut template())?, epoch))
     }
 
     /// The key among those of its name, by reading their public halves: for tokens that cannot search for a modulus. `others` says

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use cryptoki_sys::*;
 
-use super::recover::{Fate, Trouble, session_fate};
+use super::recover::{Fate, Trouble};
 use super::rv::Failed;
 use super::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use crate::error::{Error, Reason};
@@ -113,9 +113,8 @@ impl Pool {
 
     /// Lets go of a session after a call in it failed. Where it is not known any more, the idle ones are likely not to be either:
     /// `flush` lets go of them too.
-    pub(super) fn discard(&self, session: CK_SESSION_HANDLE, rv: CK_RV, flush: bool) {
-        let fate = session_fate(rv);
-        if fate == Fate::Keep {
+    pub(super) fn discard(&self, session: CK_SESSION_HANDLE, fate: Fate, flush: bool) {
+        if matches!(fate, Fate::Keep | Fate::Ended) {
             return self.put(session);
         }
         let mut state = self.lock();
@@ -123,7 +122,7 @@ impl Pool {
         match fate {
             Fate::Close => state.failed.push(session),
             // The module may give the numbers of the others out again.
-            Fate::Dead | Fate::Keep => state.failed.clear(),
+            Fate::Dead | Fate::Keep | Fate::Ended => state.failed.clear(),
         }
         if flush && fate == Fate::Dead {
             state.open = state.open.saturating_sub(state.idle.len());

@@ -101,7 +101,10 @@ impl Request {
             // A message may be empty, a signature may not.
             Ok(0) if self.operation == Operation::Decrypt => Ok(0),
             Ok(length) if length <= self.output.len() && length > 0 => Ok(length),
-            _ => Err(Error::new(Reason::HsmCall, format!("{function} said an impossible length")).into()),
+            _ => {
+                let detail = format!("{function} said an impossible length");
+                Err(Trouble::Unclear(Failed { function, rv }, Error::new(Reason::HsmCall, detail)))
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! One slot: its token, its sessions, and its login, which all sessions share.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cryptoki_sys::*;
@@ -8,27 +8,57 @@ use cryptoki_sys::*;
 use super::family;
 use super::module::Module;
 use super::once::Shared;
-use super::recover::Trouble;
+use super::recover::{Fate, Trouble, session_fate};
 use super::rejected::Notice;
 use super::rv::Failed;
 use super::session::Pool;
-use super::token::TokenInfo;
+use super::token::{self, TokenInfo};
 use super::{Authenticator, Credential, Settings};
 use crate::error::{Error, Reason};
 use crate::secret::Pin;
+use crate::uri::TokenAttributes;
 
 /// How long to wait for a thread that logs in again.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// For so long after C_GetTokenInfo, and until the next C_Login, the token is taken to be still the one.
+const SURE: Duration = Duration::from_secs(2);
 
 /// A slot with a token in it.
 pub(super) struct Slot {
     module: &'static Module,
     id: CK_SLOT_ID,
-    token: Mutex<Option<Arc<TokenInfo>>>,
+    token: Mutex<Option<Known>>,
     /// Its sessions.
     pub(super) pool: Pool,
     /// The PIN that it is logged in with.
     login: Shared<Arc<Pin>>,
+}
+
+/// What the token has said of itself.
+#[derive(Clone)]
+struct Known {
+    token: Arc<TokenInfo>,
+    /// When that was; `None` where a login was made since.
+    asked: Option<Instant>,
+}
+
+/// On whose behalf a login is made.
+#[derive(Clone, Copy)]
+pub(super) struct Client<'a> {
+    pub(super) authenticator: &'a dyn Authenticator,
+    pub(super) settings: &'a Settings,
+    /// What the token has to call itself.
+    pub(super) token: &'a TokenAttributes,
+    pub(super) deadline: Instant,
+}
+
+/// How a login came about.
+enum Login {
+    /// C_Login returned CKR_OK: handles of before may be other objects' now.
+    Made(Arc<Pin>),
+    /// Somebody has been logged in already.
+    Stood(Arc<Pin>),
 }
 
 impl Slot {
@@ -46,20 +76,72 @@ impl Slot {
         self.module
     }
 
-    /// What the token says of itself, asked once.
-    pub(super) fn token(&self) -> Result<Arc<TokenInfo>, Failed> {
-        let lock = || self.token.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(token) = &*lock() {
-            return Ok(Arc::clone(token));
-        }
+    /// A session for the caller alone: see [`Pool::take`].
+    pub(super) fn session(
+        &self,
+        settings: &Settings,
+        deadline: Instant,
+    ) -> Result<CK_SESSION_HANDLE, Trouble> {
+        let open = || self.module.open_session(self.id);
+        let close = |session| self.module.close_session(session);
+        self.pool.take(settings.max_sessions, deadline, open, close)
+    }
+
+    /// Gives back or lets go of a session in which something failed; `again` says whether something has failed before.
+    pub(super) fn after_failure(&self, session: CK_SESSION_HANDLE, trouble: &Trouble, again: bool) {
+        let fate = match trouble {
+            Trouble::Call(failed) | Trouble::Doubtful(failed) | Trouble::Undecryptable(failed) => {
+                session_fate(*failed)
+            }
+            Trouble::Unclear(failed, _) => session_fate(*failed),
+            // Nothing was called, or the call that failed was none of this session's.
+            Trouble::Permanent(_) | Trouble::Unreachable { .. } | Trouble::Overtaken => Fate::Keep,
+        };
+        // Elsewhere an operation that is still there, against the standard, is met as CKR_OPERATION_ACTIVE by the next one.
+        let closes = fate == Fate::Ended && self.is_cloudhsm();
+        self.pool.discard(session, if closes { Fate::Close } else { fate }, again);
+    }
+
+    fn lock_token(&self) -> MutexGuard<'_, Option<Known>> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the token is one that is meant. Another one may have been put into the slot: one that is not meant is asked again, and where
+    /// nobody is logged in each one.
+    pub(super) fn has_token(&self, wanted: &TokenAttributes) -> Result<bool, Failed> {
+        let stands = self.login.standing().is_some();
+        let known = self.lock_token().clone().filter(|known| stands || known.is_sure());
+        let matches = known.is_some_and(|known| known.token.matches(wanted));
+        Ok(matches || self.ask_token()?.matches(wanted))
+    }
+
+    /// What the token says of itself, now.
+    pub(super) fn ask_token(&self) -> Result<Arc<TokenInfo>, Failed> {
         let token = Arc::new(self.module.token_info(self.id)?);
-        *lock() = Some(Arc::clone(&token));
+        *self.lock_token() = Some(Known { token: Arc::clone(&token), asked: Some(Instant::now()) });
         Ok(token)
     }
 
     /// The token, if it was asked already.
     pub(super) fn known_token(&self) -> Option<Arc<TokenInfo>> {
-        self.token.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock_token().as_ref().map(|known| Arc::clone(&known.token))
+    }
+
+    /// Fails where the token in the slot is not the one that is meant, any more. The next one to log in asks it again.
+    fn check_token(&self, wanted: &TokenAttributes) -> Result<(), Failed> {
+        if !token::asked(wanted).token {
+            return Ok(());
+        }
+        let known = self.lock_token().clone().filter(Known::is_sure);
+        let token = known.map_or_else(|| self.ask_token(), |known| Ok(known.token))?;
+        if let Some(known) = &mut *self.lock_token() {
+            known.asked = None;
+        }
+        if token.matches(wanted) {
+            Ok(())
+        } else {
+            Err(Failed { function: "C_GetTokenInfo", rv: CKR_TOKEN_NOT_PRESENT })
+        }
     }
 
     /// Whether the user is logged in, and since when.
@@ -76,21 +158,16 @@ impl Slot {
     ///
     /// # Errors
     /// What is wrong with the PIN: a rejected one is never sent again. `IdentityConflict` where somebody else is logged in.
-    pub(super) fn log_in(
-        &self,
-        session: CK_SESSION_HANDLE,
-        authenticator: &dyn Authenticator,
-        settings: &Settings,
-        deadline: Instant,
-    ) -> Result<(u64, bool), Trouble> {
+    pub(super) fn log_in(&self, session: CK_SESSION_HANDLE, client: &Client) -> Result<(u64, bool), Trouble> {
         // A PIN that was accepted before may be sent again while the first try is still on its way; another one may not.
         let accepted = self.module.user(self.id);
-        let again = authenticator.pin().is_ok_and(|ours| accepted.is_some_and(|pin| ours.pin.same_as(&pin)));
+        let ours = client.authenticator.pin();
+        let again = ours.as_ref().is_ok_and(|ours| accepted.is_some_and(|pin| ours.pin.same_as(&pin)));
         let patience = again.then_some(PATIENCE);
         let mut now = false;
-        let result = self.login.get_or_take_over(deadline, patience, || {
+        let result = self.login.get_or_take_over(client.deadline, patience, || {
             now = true;
-            self.c_login(session, authenticator, settings, deadline)
+            self.c_login(session, client).map(|(Login::Made(pin) | Login::Stood(pin))| pin)
         });
         let Some(result) = result else {
             let detail = "another thread is still waiting for C_Login";
@@ -99,7 +176,7 @@ impl Slot {
         let (pin, epoch) = result?;
         if !now {
             // Whoever has no PIN of his own uses the login that there is.
-            match authenticator.pin() {
+            match client.authenticator.pin() {
                 Ok(ours) if !self.same_identity(&ours.pin, &pin) => return Err(conflict().into()),
                 _ => {}
             }
@@ -107,13 +184,32 @@ impl Slot {
         Ok((epoch, now))
     }
 
-    fn c_login(
+    /// Calls C_Login under a login of which nothing says whether it still stands. One that does keeps its epoch: what others have found
+    /// under it is as good as before.
+    ///
+    /// # Errors
+    /// As for [`Slot::log_in`].
+    pub(super) fn renew_login(
         &self,
+        epoch: u64,
         session: CK_SESSION_HANDLE,
-        authenticator: &dyn Authenticator,
-        settings: &Settings,
-        deadline: Instant,
-    ) -> Result<Arc<Pin>, Trouble> {
+        client: &Client,
+    ) -> Result<u64, Trouble> {
+        match client.authenticator.pin() {
+            // Whoever has no PIN has to take it as it is.
+            Err(error) if error.reason() == Reason::PinMissing => return Ok(epoch),
+            _ => {}
+        }
+        match self.c_login(session, client)? {
+            Login::Made(pin) => Ok(self.login.put(pin)),
+            Login::Stood(_) if self.login.standing() == Some(epoch) => Ok(epoch),
+            // Another thread has met the loss.
+            Login::Stood(_) => Ok(self.log_in(session, client)?.0),
+        }
+    }
+
+    fn c_login(&self, session: CK_SESSION_HANDLE, client: &Client) -> Result<Login, Trouble> {
+        let Client { authenticator, settings, token, deadline } = *client;
         let mut credential = authenticator.pin()?;
         // A lost login is its user's: where somebody else's were made now, all that the user signs would fail from then on.
         if let Some(user) = self.module.user(self.id) {
@@ -122,6 +218,7 @@ impl Slot {
                 return Err(conflict().into());
             }
         }
+        self.check_token(token)?;
         let mut refreshed = false;
         loop {
             let pin = &credential.pin;
@@ -140,10 +237,12 @@ impl Slot {
                             if let Some(notice) = notice {
                                 notice.withdraw();
                             }
-                            return Ok(Arc::clone(pin));
+                            return Ok(Login::Made(Arc::clone(pin)));
                         }
                         // Another user of the module in this process, or a process that this is a child of.
-                        Err(Failed { rv: CKR_USER_ALREADY_LOGGED_IN, .. }) => return Ok(Arc::clone(pin)),
+                        Err(Failed { rv: CKR_USER_ALREADY_LOGGED_IN, .. }) => {
+                            return Ok(Login::Stood(Arc::clone(pin)));
+                        }
                         Err(failed) => {
                             let Some(error) = self.rejection(failed, pin, authenticator.advice()) else {
                                 return Err(failed.into());
@@ -169,10 +268,15 @@ impl Slot {
         }
     }
 
+    /// What the token calls itself, or did when it was last asked.
+    fn named(&self) -> Result<Arc<TokenInfo>, Failed> {
+        self.known_token().map_or_else(|| self.ask_token(), Ok)
+    }
+
     fn notice(&self, credential: &Credential, settings: &Settings) -> Option<Notice> {
         let directory = settings.runtime_directory.as_deref()?;
         let stamp = credential.stamp.as_ref()?;
-        let token = self.token().map(|token| format!("{}/{}", token.label, token.serial)).unwrap_or_default();
+        let token = self.named().map(|token| format!("{}/{}", token.label, token.serial)).unwrap_or_default();
         Some(Notice::new(directory, &token, stamp))
     }
 
@@ -205,7 +309,13 @@ impl Slot {
 
     fn is_cloudhsm(&self) -> bool {
         self.module.path().to_string_lossy().contains("cloudhsm")
-            || self.token().is_ok_and(|token| token.is_cloudhsm())
+            || self.named().is_ok_and(|token| token.is_cloudhsm())
+    }
+}
+
+impl Known {
+    fn is_sure(&self) -> bool {
+        self.asked.is_some_and(|asked| asked.elapsed() < SURE)
     }
 }
 

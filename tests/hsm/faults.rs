@@ -343,3 +343,67 @@ fn a_message_that_was_not_encrypted_for_the_key_is_refused_at_once_and_costs_nob
         },
     );
 }
+
+#[test]
+fn a_signature_that_a_login_has_overtaken_is_made_again_where_nothing_else_is() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let public = inside.public("signing");
+            let hsm = Hsm::new(Settings { retry_time: Duration::ZERO, ..inside.settings() });
+            let key = hsm.key(labelled("signing"), inside.auth());
+            let other = inside.hsm().key(labelled("signing"), inside.auth());
+            inside.signs(&key, &public, DATA);
+            inside.signs(&other, &public, DATA);
+            inside.control("block on=C_Sign once ms=1s\nerror code=0x101 on=C_SignInit every=2");
+            thread::scope(|scope| {
+                scope.spawn(|| inside.signs(&key, &public, DATA));
+                thread::sleep(Duration::from_millis(300));
+                inside.signs(&other, &public, DATA);
+                inside.control("");
+            });
+        },
+    );
+}
+
+#[test]
+fn a_key_that_is_missing_costs_the_others_nothing() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let (hsm, auth, public) = (inside.hsm(), inside.auth(), inside.public("signing"));
+            let key = hsm.key(labelled("signing"), auth.clone());
+            inside.signs(&key, &public, DATA);
+            let missing = hsm.key(labelled("missing"), auth);
+            for _ in 0..3 {
+                assert_eq!(sign(&missing, DATA).unwrap_err().reason(), Reason::KeyNotFound);
+                let before = inside.count("requests");
+                inside.signs(&key, &public, DATA);
+                assert_eq!(inside.count("requests") - before, 2);
+            }
+        },
+    );
+}
+
+#[test]
+fn a_login_that_was_lost_without_a_word_is_made_again_by_whoever_finds_nothing() {
+    scenario(
+        &format!("{CLOUDHSM}lost_login_finds = nothing\n"),
+        |hsm| {
+            hsm.import_rsa(2048, "signing");
+            hsm.import_rsa(2048, "other");
+        },
+        |inside| {
+            let (hsm, auth) = (inside.hsm(), inside.auth());
+            let key = hsm.key(labelled("signing"), auth.clone());
+            inside.signs(&key, &inside.public("signing"), DATA);
+            inside.control("login-lost now");
+            inside.signs(&hsm.key(labelled("other"), auth), &inside.public("other"), DATA);
+            inside.signs(&key, &inside.public("signing"), DATA);
+            // Nobody uses a handle of before.
+            assert_eq!((inside.count("login_ok"), inside.count("errors.C_SignInit")), (2, 0));
+        },
+    );
+}

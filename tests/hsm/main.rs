@@ -14,3 +14,4 @@ mod pairs;
 mod pins;
 mod scenario;
 mod sessions;
+mod tokens;

@@ -4,9 +4,12 @@ use std::thread;
 use std::time::Duration;
 
 use hsmkey::error::Reason;
-use hsmkey::hsm::{Hsm, Settings};
+use hsmkey::hsm::{Hsm, NewKey, NewKeyKind, PrivateKey, Settings, Usage};
+use hsmkey::mechanism::Mechanism;
+use hsmkey::uri::TokenAttributes;
 
 use crate::scenario::*;
+use crate::support::Recorder;
 
 const DATA: &[u8] = b"digest info";
 
@@ -152,6 +155,104 @@ fn signatures_and_configurations_that_come_and_go_leave_nothing_behind() {
             let grown = resident().saturating_sub(before);
             assert!(grown < 1024, "{grown} KiB more");
             assert_eq!((inside.count("calls.C_Initialize"), inside.count("calls.C_OpenSession")), (1, 1));
+        },
+    );
+}
+
+#[test]
+fn a_session_in_which_a_key_could_not_be_made_is_not_used_again() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let (hsm, auth) = (inside.hsm(), inside.auth());
+            let key = hsm.key(labelled("signing"), auth.clone());
+            inside.signs(&key, &inside.public("signing"), DATA);
+            let new = NewKey {
+                token: TokenAttributes::default(),
+                label: "new".into(),
+                id: Vec::new(),
+                kind: NewKeyKind::Rsa { bits: 2048, exponent: vec![1, 0, 1], pss_only: false },
+                usage: Usage { sign: true, ..Usage::default() },
+                extractable: false,
+            };
+            for call in ["C_GenerateKeyPair", "C_GetAttributeValue"] {
+                let before = inside.count("calls.C_OpenSession");
+                inside.control(&format!("error on={call} once code=0x5"));
+                assert!(hsm.generate(&new, &auth).is_err());
+                inside.signs(&key, &inside.public("signing"), DATA);
+                assert_eq!(inside.count("calls.C_OpenSession") - before, 1, "{call}");
+                assert_eq!(inside.count("calls.C_CloseSession"), inside.count("calls.C_OpenSession") - 1);
+            }
+        },
+    );
+}
+
+#[test]
+fn a_session_whose_answer_is_impossible_is_not_used_again() {
+    scenario(
+        &format!("{CLOUDHSM}signer = empty\n"),
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let key = inside.hsm().key(labelled("signing"), inside.auth());
+            for opened in [1, 2] {
+                assert_eq!(sign(&key, DATA).unwrap_err().reason(), Reason::HsmCall);
+                assert_eq!(inside.count("calls.C_OpenSession"), opened);
+            }
+        },
+    );
+}
+
+/// A key of a token that is no CloudHSM, as far as its module's name and its own say.
+fn elsewhere(inside: &Inside) -> PrivateKey {
+    let module = inside.directory.join("module.so");
+    std::fs::copy(Recorder::module(), &module).unwrap();
+    Hsm::new(Settings { module, ..inside.settings() }).key(labelled("signing"), inside.auth())
+}
+
+#[test]
+fn a_session_is_kept_after_an_answer_that_is_about_the_data_or_the_key() {
+    scenario(
+        &format!("{CLOUDHSM}label = test\n"),
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let (key, public) = (elsewhere(inside), inside.public("signing"));
+            inside.signs(&key, &public, DATA);
+            for code in ["0x40", "0x41"] {
+                inside.control(&format!("error on=C_Decrypt once code={code}"));
+                let error = key.decrypt(&Mechanism::RsaPkcs, &[7; 256], &mut [0; 256]).unwrap_err();
+                assert_eq!(error.reason(), Reason::Decryption);
+                inside.signs(&key, &public, DATA);
+            }
+            for (call, code) in [("C_SignInit", "0x68"), ("C_SignInit", "0x70"), ("C_Sign", "0x21")] {
+                inside.control(&format!("error on={call} once code={code}"));
+                assert!(sign(&key, DATA).is_err());
+                inside.signs(&key, &public, DATA);
+            }
+            assert_eq!((inside.count("calls.C_OpenSession"), inside.count("calls.C_CloseSession")), (1, 0));
+            // Where an operation is still there all the same, the session is let go, and nothing is lost.
+            inside.control("error on=C_Decrypt once code=0x40");
+            assert!(key.decrypt(&Mechanism::RsaPkcs, &[7; 256], &mut [0; 256]).is_err());
+            inside.control("error on=C_SignInit once code=0x90");
+            inside.signs(&key, &public, DATA);
+            assert_eq!(inside.count("calls.C_OpenSession"), 2);
+        },
+    );
+}
+
+#[test]
+fn a_cloudhsm_does_not_get_a_session_back_in_the_middle_of_whose_operation_it_failed() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let (key, public) =
+                (inside.hsm().key(labelled("signing"), inside.auth()), inside.public("signing"));
+            inside.signs(&key, &public, DATA);
+            inside.control("error on=C_Decrypt once code=0x40");
+            assert!(key.decrypt(&Mechanism::RsaPkcs, &[7; 256], &mut [0; 256]).is_err());
+            inside.signs(&key, &public, DATA);
+            assert_eq!(inside.count("calls.C_OpenSession"), 2);
         },
     );
 }

@@ -143,10 +143,10 @@ impl State {
         self.objects.forget(slot);
     }
 
-    /// The token of a slot (of all slots) is taken out and another one put in, which knows nobody.
+    /// The token of a slot (of all slots) is taken out and another one, or the first one again, put in; nobody is logged in to it.
     pub fn change_token(&self, slot: Option<usize>) {
         for slot in self.slots().iter().filter(|known| slot.is_none_or(|slot| slot == known.index)) {
-            slot.changed.store(true, Release);
+            slot.changed.fetch_xor(true, AcqRel);
             slot.set_login(Login::None);
         }
         self.lose_sessions(slot);
