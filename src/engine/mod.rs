@@ -19,7 +19,7 @@ use crate::key::{Key, Keys};
 use crate::mechanism::Mechanism;
 use crate::openssl::engine::{self, Control, Loaded, Padding, Prompt, Reference, Type, Value};
 use crate::public::PublicKey;
-use crate::spki::public_to_spki;
+use crate::spki::{key_to_spki, public_to_spki};
 use crate::workers::Workers;
 
 use control::Settings;
@@ -83,7 +83,7 @@ impl engine::Engine for Engine {
                 )
             }
         };
-        let spki = public_to_spki(key.public());
+        let spki = key_to_spki(key.public(), key.pss());
         Ok(Loaded { kind, spki, key: PrivateKey::new(key, &keys)? })
     }
 

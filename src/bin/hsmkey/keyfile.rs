@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use hsmkey::error::{Error, Reason, Result};
 use hsmkey::hsm::{ObjectClass, Query};
-use hsmkey::keyfile::{write_pointer, write_reference};
-use hsmkey::public::PublicKey;
+use hsmkey::keyfile;
+use hsmkey::public::{PssParams, PublicKey};
 use hsmkey::uri::Uri;
 
 use crate::output::Output;
@@ -36,7 +36,7 @@ pub struct Arguments {
 /// The form of the file.
 #[derive(clap::Args)]
 pub struct Form {
-    /// Write the pointer form, which pkcs11-provider reads too, and not the reference form; EC keys have no other
+    /// Write the pointer form, which pkcs11-provider reads too, and not the reference form; EC keys and RSA keys for PSS only have no other
     #[arg(long)]
     pointer: bool,
 }
@@ -46,11 +46,11 @@ impl Form {
     ///
     /// # Errors
     /// `InvalidArgument` for a URI that names no private key.
-    pub fn write(&self, uri: &Uri, public: &PublicKey) -> Result<String> {
-        match public {
-            PublicKey::Rsa(rsa) if !self.pointer => write_reference(rsa, uri),
-            _ => write_pointer(&Uri { public: Some(public.clone()), ..uri.clone() }),
+    pub fn write(&self, uri: &Uri, public: &PublicKey, pss: Option<&PssParams>) -> Result<String> {
+        if !self.pointer {
+            return keyfile::write(public, pss, uri);
         }
+        keyfile::write_pointer(&Uri { public: Some(public.clone()), pss: pss.cloned(), ..uri.clone() })
     }
 }
 
@@ -96,5 +96,6 @@ pub fn run(arguments: Arguments) -> Result<()> {
         return Err(Error::new(Reason::KeyUnsupported, detail));
     };
     let uri = if uri.names_a_key() { uri.clone() } else { complete(&key.label, &key.id) };
-    output.write(&form.write(&uri, public)?)
+    let pss = key.pss_only.then(PssParams::default);
+    output.write(&form.write(&uri, public, pss.as_ref())?)
 }

@@ -87,7 +87,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
                 "the HSM does not say the public half of the key",
             ));
         };
-        output.write(&form.write(&uri, public)?)?;
+        output.write(&form.write(&uri, public, None)?)?;
     }
     if output.is_stdout() { Ok(()) } else { output::print(&format!("{}\n", uri.address())) }
 }
