@@ -7,6 +7,7 @@ mod all_versions;
 mod controls;
 mod key_ids;
 mod programs;
+mod pss_keys;
 mod reference_files;
 mod signing;
 mod tls;

@@ -185,7 +185,7 @@ functions! {
     d2i_X509(*mut *mut X509, *mut *const c_uchar, c_long) -> *mut X509;
     EVP_PKEY_new() -> *mut EVP_PKEY;
     EVP_PKEY_free(*mut EVP_PKEY);
-    EVP_PKEY_set1_RSA(*mut EVP_PKEY, *mut RSA) -> c_int;
+    EVP_PKEY_assign(*mut EVP_PKEY, c_int, *mut c_void) -> c_int;
     EVP_PKEY_set1_EC_KEY(*mut EVP_PKEY, *mut EC_KEY) -> c_int;
     UI_new_method(*const UI_METHOD) -> *mut UI;
     UI_add_user_data(*mut UI, *mut c_void) -> *mut c_void;
