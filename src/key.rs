@@ -9,8 +9,8 @@ use zeroize::Zeroizing;
 
 use crate::error::{Error, Reason, Result, bail};
 use crate::hsm::{Object, ObjectClass, PrivateKey};
-use crate::mechanism::Mechanism;
-use crate::public::{PublicKey, RsaPublicKey};
+use crate::mechanism::{Mechanism, PssRestriction};
+use crate::public::{PssParams, PublicKey, RsaPublicKey};
 use crate::uri::{Class, Uri};
 
 pub use keys::{Ask, Keys};
@@ -21,13 +21,31 @@ pub struct Key {
     /// Or why there is no way to it: a key file can be loaded, compared and shown without the HSM.
     private: Result<PrivateKey>,
     address: String,
-    pss_only: bool,
+    pss: Option<Pss>,
+}
+
+/// That an RSA key is for RSASSA-PSS only.
+#[derive(Clone, Default)]
+struct Pss {
+    params: PssParams,
+    restriction: Option<PssRestriction>,
 }
 
 impl Key {
     /// A key that is found when it first signs.
     fn lazy(public: PublicKey, private: Result<PrivateKey>, address: String) -> Self {
-        Self { public, private, address, pss_only: false }
+        Self { public, private, address, pss: None }
+    }
+
+    /// The same key for RSASSA-PSS only, where it is said what that is. An HSM knows nothing of digests and salts: that is in a key file.
+    ///
+    /// # Errors
+    /// `KeyUnsupported` for parameters that are not known here.
+    pub fn for_pss(mut self, params: Option<&PssParams>) -> Result<Self> {
+        if let Some(params) = params {
+            self.pss = Some(Pss { restriction: PssRestriction::of(params)?, params: params.clone() });
+        }
+        Ok(self)
     }
 
     /// A private key that a search found.
@@ -39,7 +57,8 @@ impl Key {
         match (object.private_key(), &object.public) {
             (Some(private), Some(public)) => {
                 usable(public)?;
-                Ok(Self { public: public.clone(), private: Ok(private), address, pss_only: object.pss_only })
+                let pss = object.pss_only.then(Pss::default);
+                Ok(Self { public: public.clone(), private: Ok(private), address, pss })
             }
             _ => bail!(
                 KeyUnsupported,
@@ -74,9 +93,14 @@ impl Key {
         }
     }
 
-    /// Whether the HSM lets it sign with RSASSA-PSS only. A key file does not say so.
-    pub fn pss_only(&self) -> bool {
-        self.pss_only
+    /// What stands of RSASSA-PSS in its SubjectPublicKeyInfo, where it signs with that only: the HSM or the key file says so.
+    pub fn pss(&self) -> Option<&PssParams> {
+        self.pss.as_ref().map(|pss| &pss.params)
+    }
+
+    /// What it signs with, where it is restricted to one PSS.
+    pub fn pss_restriction(&self) -> Option<&PssRestriction> {
+        self.pss.as_ref().and_then(|pss| pss.restriction.as_ref())
     }
 
     /// Where it is, as a URI without a PIN.

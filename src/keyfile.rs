@@ -17,6 +17,7 @@ mod reference;
 use zeroize::Zeroizing;
 
 use crate::error::Result;
+use crate::public::{PssParams, PublicKey};
 use crate::uri::Uri;
 
 pub use foreign::from_foreign_reference;
@@ -62,6 +63,18 @@ pub fn from_block(label: Label, der: &[u8]) -> Result<Option<Uri>> {
         Label::RsaPrivateKey => from_reference_der(der),
         Label::PrivateKey => from_pkcs8_der(der),
         Label::Pointer => from_pointer_der(der).map(Some),
+    }
+}
+
+/// Writes the key file of a private key: the reference form where it is an RSA key that signs with every padding, else the pointer form,
+/// which says what it signs with.
+///
+/// # Errors
+/// `InvalidArgument` for a URI that names no private key or does not fit into the modulus.
+pub fn write(public: &PublicKey, pss: Option<&PssParams>, uri: &Uri) -> Result<String> {
+    match (public, pss) {
+        (PublicKey::Rsa(rsa), None) => write_reference(rsa, uri),
+        _ => write_pointer(&Uri { public: Some(public.clone()), pss: pss.cloned(), ..uri.clone() }),
     }
 }
 

@@ -6,6 +6,7 @@
 mod algorithm;
 mod digest;
 mod ecdsa;
+mod restriction;
 
 use crate::error::{Result, bail};
 use crate::octets::Octets;
@@ -13,6 +14,7 @@ use crate::octets::Octets;
 pub use algorithm::{ED25519_ALGORITHM_ID, ecdsa_algorithm_id, pkcs1_algorithm_id, pss_algorithm_id};
 pub use digest::{Digest, HashKind, digest_info};
 pub use ecdsa::{ecdsa_input, ecdsa_signature, ecdsa_size};
+pub use restriction::PssRestriction;
 
 /// What the HSM is given: a DigestInfo or a digest, or a whole block.
 pub type Input = Octets<128>;

@@ -179,6 +179,12 @@ impl operation::provider::Provider for Provider {
                 description: c"hsmkey key files, last step",
             },
             Algorithm {
+                names: RSA_PSS,
+                properties: "input=der,structure=@",
+                dispatch: operation::decoder::table::<decoder::Last>(),
+                description: c"hsmkey key files, last step",
+            },
+            Algorithm {
                 names: EC,
                 properties: "input=der,structure=@",
                 dispatch: operation::decoder::table::<decoder::Last>(),

@@ -12,6 +12,11 @@ pub struct RsaPublicKey {
     pub exponent: Vec<u8>,
 }
 
+/// What restricts an RSA key to RSASSA-PSS, as it stands in its SubjectPublicKeyInfo (RFC 4055 section 3.1): DER of RSASSA-PSS-params, or
+/// nothing, where the key signs with PSS, with any digest and salt.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PssParams(pub Vec<u8>);
+
 /// An EC public key on a named curve.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EcPublicKey {

@@ -1,14 +1,16 @@
 //! SubjectPublicKeyInfo (RFC 5280 section 4.1): how a public half is written into a URI and read back.
 
 use der::asn1::{AnyRef, BitStringRef, ObjectIdentifier, UintRef};
-use der::{Decode, Encode, Reader, SliceReader};
+use der::{Decode, Encode, Reader, SliceReader, Tag, Tagged};
 
 use crate::asn1::{BIT_STRING, NULL, SEQUENCE, element, unsigned};
 use crate::error::{Result, bail};
-use crate::public::{EcPublicKey, Ed25519PublicKey, PublicKey, RsaPublicKey};
+use crate::public::{EcPublicKey, Ed25519PublicKey, PssParams, PublicKey, RsaPublicKey};
 
 /// rsaEncryption, RFC 8017 appendix A.1.
 pub const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+/// id-RSASSA-PSS, RFC 8017 appendix A.2.3.
+pub const RSASSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
 /// id-ecPublicKey, RFC 5480 section 2.1.1.
 pub const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 /// id-Ed25519, RFC 8410 section 3.
@@ -16,9 +18,18 @@ pub const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112"
 
 /// The DER of the public key's SubjectPublicKeyInfo.
 pub fn public_to_spki(key: &PublicKey) -> Vec<u8> {
+    key_to_spki(key, None)
+}
+
+/// The DER of the SubjectPublicKeyInfo of a public key that may be an RSA key for RSASSA-PSS only.
+pub fn key_to_spki(key: &PublicKey, pss: Option<&PssParams>) -> Vec<u8> {
     let (algorithm, parameters, bits) = match key {
         PublicKey::Rsa(RsaPublicKey { modulus, exponent }) => {
-            (RSA_ENCRYPTION, NULL, element(SEQUENCE, &[&unsigned(modulus), &unsigned(exponent)]))
+            let (algorithm, parameters) = match pss {
+                Some(PssParams(params)) => (RSASSA_PSS, params.as_slice()),
+                None => (RSA_ENCRYPTION, NULL),
+            };
+            (algorithm, parameters, element(SEQUENCE, &[&unsigned(modulus), &unsigned(exponent)]))
         }
         PublicKey::Ec(EcPublicKey { params, point }) => (EC_PUBLIC_KEY, params.as_slice(), point.clone()),
         PublicKey::Ed25519(Ed25519PublicKey(octets)) => (ED25519, &[][..], octets.to_vec()),
@@ -30,22 +41,38 @@ pub fn public_to_spki(key: &PublicKey) -> Vec<u8> {
 /// Reads a SubjectPublicKeyInfo, strictly DER.
 ///
 /// # Errors
-/// `KeyUnsupported` for an algorithm other than rsaEncryption, id-ecPublicKey on a named curve with an uncompressed point, and
-/// id-Ed25519;
+/// `KeyUnsupported` for an algorithm other than rsaEncryption, id-RSASSA-PSS, id-ecPublicKey on a named curve with an uncompressed point,
+/// and id-Ed25519;
 /// `BadKeyFile` for anything that is not the DER of such a structure.
 pub fn spki_to_public(der: &[u8]) -> Result<PublicKey> {
+    spki_to_key(der).map(|(public, _)| public)
+}
+
+/// Reads a SubjectPublicKeyInfo, and what restricts the key to RSASSA-PSS where its algorithm is that.
+///
+/// # Errors
+/// As for [`spki_to_public`]. Of parameters for RSASSA-PSS only the form is looked at.
+pub fn spki_to_key(der: &[u8]) -> Result<(PublicKey, Option<PssParams>)> {
     let Ok((algorithm, parameters, bits)) = split(der) else {
         bail!(BadKeyFile, "the public key is not the DER of a SubjectPublicKeyInfo");
     };
-    match algorithm {
-        RSA_ENCRYPTION => {
+    let public = match algorithm {
+        RSA_ENCRYPTION | RSASSA_PSS => {
             let Ok((modulus, exponent)) = rsa_numbers(bits) else {
                 bail!(BadKeyFile, "the RSA public key is not the DER of an RSAPublicKey");
             };
-            if parameters != Some(AnyRef::NULL) || modulus.is_empty() || exponent.is_empty() {
-                bail!(BadKeyFile, "the RSA public key has bad parameters or a number that is zero");
+            let pss = match parameters {
+                Some(params) if algorithm == RSA_ENCRYPTION && params == AnyRef::NULL => None,
+                None if algorithm == RSASSA_PSS => Some(PssParams::default()),
+                Some(params) if algorithm == RSASSA_PSS && params.tag() == Tag::Sequence => {
+                    Some(PssParams(element(SEQUENCE, &[params.value()])))
+                }
+                _ => bail!(BadKeyFile, "the RSA public key has bad parameters"),
+            };
+            if modulus.is_empty() || exponent.is_empty() {
+                bail!(BadKeyFile, "the RSA public key has a number that is zero");
             }
-            Ok(PublicKey::Rsa(RsaPublicKey::new(modulus, exponent)))
+            return Ok((PublicKey::Rsa(RsaPublicKey::new(modulus, exponent)), pss));
         }
         EC_PUBLIC_KEY => {
             let Some(curve) = parameters.and_then(|curve| curve.decode_as::<ObjectIdentifier>().ok()) else {
@@ -55,14 +82,15 @@ pub fn spki_to_public(der: &[u8]) -> Result<PublicKey> {
                 bail!(KeyUnsupported, "the EC public key is not an uncompressed point");
             }
             let params = curve.to_der().expect("an object identifier has a DER form");
-            Ok(PublicKey::Ec(EcPublicKey { params, point: bits.to_vec() }))
+            PublicKey::Ec(EcPublicKey { params, point: bits.to_vec() })
         }
         ED25519 => match (parameters, bits.try_into()) {
-            (None, Ok(octets)) => Ok(PublicKey::Ed25519(Ed25519PublicKey(octets))),
+            (None, Ok(octets)) => PublicKey::Ed25519(Ed25519PublicKey(octets)),
             _ => bail!(BadKeyFile, "the Ed25519 public key has parameters or not 32 octets"),
         },
         other => bail!(KeyUnsupported, "the public key has the algorithm {other}"),
-    }
+    };
+    Ok((public, None))
 }
 
 /// Algorithm, its parameters and the octets of the key.
@@ -109,6 +137,23 @@ mod tests {
             assert_eq!(public_to_spki(&key), theirs);
             assert_eq!(spki_to_public(&theirs).unwrap(), key);
         }
+    }
+
+    #[test]
+    fn a_key_for_pss_only_keeps_its_parameters() {
+        let (plain, key) = rsa(1024, 65537);
+        let restriction = [0x30, 5, 0xa2, 3, 2, 1, 32];
+        for params in [&[][..], &[0x30, 0], &restriction] {
+            let pss = Some(PssParams(params.to_vec()));
+            let written = key_to_spki(&key, pss.as_ref());
+            assert_eq!(spki_to_key(&written), Ok((key.clone(), pss)));
+            assert_eq!(PKey::public_key_from_der(&written).unwrap().id(), openssl::pkey::Id::RSA_PSS);
+        }
+        for params in [NULL, &[4, 0]] {
+            let bad = key_to_spki(&key, Some(&PssParams(params.to_vec())));
+            assert_eq!(spki_to_key(&bad).unwrap_err().reason(), Reason::BadKeyFile);
+        }
+        assert_eq!(spki_to_key(&plain), Ok((key, None)));
     }
 
     #[test]

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use base64ct::{Base64UrlUnpadded, Encoding};
 
 use crate::error::{Error, Result};
-use crate::public::PublicKey;
+use crate::public::{PssParams, PublicKey};
 use crate::secret::Pin;
-use crate::spki::public_to_spki;
+use crate::spki::key_to_spki;
 
 /// The name of our query attribute.
 pub const PUBLIC_ATTRIBUTE: &str = "x-hsmkey-public";
@@ -42,6 +42,8 @@ pub struct Uri {
     pub module_path: Option<String>,
     /// `x-hsmkey-public`: the public half of the key.
     pub public: Option<PublicKey>,
+    /// What `x-hsmkey-public` says besides of an RSA key that is for RSASSA-PSS only.
+    pub pss: Option<PssParams>,
 }
 
 /// The attributes that choose a token: its own, its slot's and its library's.
@@ -195,7 +197,7 @@ fn write(uri: &Uri, public: Option<&PublicKey>, f: &mut fmt::Formatter<'_>) -> f
     query.text("module-path", &uri.module_path)?;
     if let Some(key) = public {
         query.name(PUBLIC_ATTRIBUTE)?;
-        query.f.write_str(&Base64UrlUnpadded::encode_string(&public_to_spki(key)))?;
+        query.f.write_str(&Base64UrlUnpadded::encode_string(&key_to_spki(key, uri.pss.as_ref())))?;
     }
     Ok(())
 }

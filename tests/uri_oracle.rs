@@ -49,6 +49,7 @@ impl Random {
     fn uri(&mut self) -> Uri {
         let classes = [Class::Private, Class::Public, Class::Certificate, Class::SecretKey, Class::Data];
         Uri {
+            pss: None,
             token: TokenAttributes {
                 token: self.text(),
                 manufacturer: self.text(),

@@ -22,7 +22,7 @@ use crate::openssl::engine::{
     self, Control, Loaded, Padding, Prompt, Pss, PublicKeys, Reference, Type, Value,
 };
 use crate::public::PublicKey;
-use crate::spki::public_to_spki;
+use crate::spki::key_to_spki;
 use crate::workers::Workers;
 
 use control::Settings;
@@ -89,6 +89,7 @@ impl engine::Engine for Engine {
         let keys = self.keys();
         let key = load::private_key(&keys, &key_id::parse(id)?, &mut ask(prompt))?;
         let kind = match key.public() {
+            PublicKey::Rsa(_) if key.pss().is_some() => Type::RsaPss,
             PublicKey::Rsa(_) => Type::Rsa,
             PublicKey::Ec(_) => Type::Ec,
             other @ PublicKey::Ed25519(_) => {
@@ -100,13 +101,15 @@ impl engine::Engine for Engine {
                 )
             }
         };
-        let spki = public_to_spki(key.public());
+        let spki = key_to_spki(key.public(), key.pss());
         Ok(Loaded { kind, spki, key: PrivateKey::new(key, &keys)? })
     }
 
     fn public_key(&self, id: &str, prompt: &mut Prompt) -> Result<Vec<u8>> {
-        let key = load::public_key(&self.keys(), &key_id::parse(id)?, &mut ask(prompt))?;
-        Ok(public_to_spki(&key))
+        let ids = key_id::parse(id)?;
+        let key = load::public_key(&self.keys(), &ids, &mut ask(prompt))?;
+        let pss = ids.first().and_then(|uri| uri.pss.as_ref());
+        Ok(key_to_spki(&key, pss))
     }
 
     fn certificate(&self, id: &str, prompt: &mut Prompt) -> Result<Vec<u8>> {

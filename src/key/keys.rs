@@ -104,7 +104,8 @@ impl Keys {
             query.public = Some(public.clone());
             // OpenSSL drops what a decoder says of a key file: so it is loaded, and says it when it is to sign.
             let private = self.reach(uri, ask).map(|(hsm, authenticator)| hsm.key(query, authenticator));
-            let key = Key::lazy(public.clone(), private, uri.address().to_string());
+            let key =
+                Key::lazy(public.clone(), private, uri.address().to_string()).for_pss(uri.pss.as_ref())?;
             self.warm(&key);
             return Ok(key);
         }

@@ -5,11 +5,10 @@ use der::asn1::ObjectIdentifier;
 
 use super::digest::{Digest, HashKind, Signature};
 use crate::asn1::{NULL, SEQUENCE, element, unsigned};
+use crate::spki::RSASSA_PSS;
 
-/// id-RSASSA-PSS, RFC 8017 appendix A.2.3.
-const RSASSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
 /// id-mgf1, RFC 8017 appendix A.2.1.
-const MGF1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.8");
+pub(super) const MGF1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.8");
 const PKCS1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1");
 /// ANSI X9.62 section 6.4.
 const ANSI_SIGNATURES: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4");
@@ -29,6 +28,11 @@ pub fn pkcs1_algorithm_id(digest: &Digest) -> Option<Vec<u8>> {
 
 /// The DER for RSASSA-PSS (RFC 8017 appendix A.2.3), defaults left out; `None` for digests that OpenSSL writes no parameters for.
 pub fn pss_algorithm_id(hash: &Digest, mgf1: &Digest, salt: usize) -> Option<Vec<u8>> {
+    Some(element(SEQUENCE, &[&RSASSA_PSS.to_der().ok()?, &pss_params(hash, mgf1, salt)?]))
+}
+
+/// The DER of RSASSA-PSS-params (RFC 8017 appendix A.2.3), defaults left out; `None` as for [`pss_algorithm_id`].
+pub(super) fn pss_params(hash: &Digest, mgf1: &Digest, salt: usize) -> Option<Vec<u8>> {
     if !pss_digest(hash) || !pss_digest(mgf1) {
         return None;
     }
@@ -43,7 +47,7 @@ pub fn pss_algorithm_id(hash: &Digest, mgf1: &Digest, salt: usize) -> Option<Vec
     if salt != 20 {
         parameters.extend(element(explicit(2), &[&unsigned(&salt.to_be_bytes())]));
     }
-    Some(element(SEQUENCE, &[&RSASSA_PSS.to_der().ok()?, &element(SEQUENCE, &[&parameters])]))
+    Some(element(SEQUENCE, &[&parameters]))
 }
 
 /// The DER for ECDSA with a digest (RFC 5758 section 3.2, RFC 8692 for SHA-3); `None` for a digest without an identifier for it.
@@ -68,7 +72,7 @@ pub fn ecdsa_algorithm_id(digest: &Digest) -> Option<Vec<u8>> {
 pub const ED25519_ALGORITHM_ID: &[u8] = &[SEQUENCE, 5, 6, 3, 0x2b, 0x65, 0x70];
 
 /// OAEP-PSSDigestAlgorithms, RFC 8017 appendix A.2.1.
-fn pss_digest(digest: &Digest) -> bool {
+pub(super) fn pss_digest(digest: &Digest) -> bool {
     use HashKind::*;
     matches!(digest.hash, Sha1 | Sha224 | Sha256 | Sha384 | Sha512 | Sha512_224 | Sha512_256)
 }

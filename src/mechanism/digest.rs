@@ -76,6 +76,11 @@ impl Digest {
         self.names[0]
     }
 
+    /// The name that OpenSSL's own provider says of a key's restriction: `SHA2-256`.
+    pub fn long_name(&self) -> &'static str {
+        self.names.iter().find(|name| name.starts_with("SHA2-")).unwrap_or(&self.names[0])
+    }
+
     /// Every digest.
     pub fn all() -> &'static [Digest] {
         DIGESTS

@@ -188,6 +188,7 @@ impl Decoder for Record {
         let record = Zeroizing::new(input.read_to_end(LIMIT));
         let Some(uri) = keyfile::decode_record(&record)? else { return Ok(true) };
         let data_type = match &uri.public {
+            Some(PublicKey::Rsa(_)) if uri.pss.is_some() => c"RSA-PSS",
             Some(PublicKey::Rsa(_)) => c"RSA",
             Some(PublicKey::Ec(_)) => c"EC",
             Some(PublicKey::Ed25519(_)) => c"ED25519",

@@ -10,10 +10,10 @@ use std::fmt::Write;
 use super::Provider;
 use super::key::Key;
 use crate::error::{Result, bail};
-use crate::keyfile::{write_pointer, write_reference};
+use crate::keyfile;
 use crate::openssl::operation::Selection;
 use crate::openssl::operation::encoder::Encoder;
-use crate::public::{EcPublicKey, PublicKey, RsaPublicKey};
+use crate::public::{EcPublicKey, PssParams, PublicKey, RsaPublicKey};
 use crate::uri::Uri;
 
 /// `output=pem`.
@@ -35,7 +35,7 @@ impl Encoder for Pem {
         if encrypted {
             bail!(KeyStaysInHsm, "there is nothing to encrypt in its key file; write it without a cipher");
         }
-        key_file(key.public(), &Uri::parse(key.address().as_bytes())?)
+        key_file(key.public(), key.pss(), &Uri::parse(key.address().as_bytes())?)
     }
 }
 
@@ -55,13 +55,9 @@ impl Encoder for Text {
 }
 
 /// The reference form where the key is RSA and its address fits, else the pointer form.
-fn key_file(public: &PublicKey, uri: &Uri) -> Result<String> {
-    if let PublicKey::Rsa(rsa) = public {
-        if let Ok(file) = write_reference(rsa, uri) {
-            return Ok(file);
-        }
-    }
-    write_pointer(&Uri { public: Some(public.clone()), ..uri.clone() })
+fn key_file(public: &PublicKey, pss: Option<&PssParams>, uri: &Uri) -> Result<String> {
+    keyfile::write(public, pss, uri)
+        .or_else(|_| keyfile::write_pointer(&Uri { public: Some(public.clone()), ..uri.clone() }))
 }
 
 /// How OpenSSL prints numbers.
@@ -143,13 +139,13 @@ mod tests {
     fn an_address_that_does_not_fit_into_the_number_goes_into_a_pointer() {
         let rsa = PublicKey::Rsa(RsaPublicKey::new(&[0xc5; 128], &[1, 0, 1]));
         let uri = |label: &str| Uri { object: Some(label.into()), ..Uri::default() };
-        let short = key_file(&rsa, &uri("signing")).unwrap();
+        let short = key_file(&rsa, None, &uri("signing")).unwrap();
         assert!(short.contains("-----BEGIN RSA PRIVATE KEY-----"), "{short}");
-        let long = key_file(&rsa, &uri(&"l".repeat(200))).unwrap();
+        let long = key_file(&rsa, None, &uri(&"l".repeat(200))).unwrap();
         assert!(long.contains("-----BEGIN PKCS#11 PROVIDER URI-----"), "{long}");
         let curve = vec![6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
         let ec = PublicKey::Ec(EcPublicKey { params: curve, point: [&[4][..], &[7; 64]].concat() });
-        let file = key_file(&ec, &uri("signing")).unwrap();
+        let file = key_file(&ec, None, &uri("signing")).unwrap();
         assert!(file.contains("-----BEGIN PKCS#11 PROVIDER URI-----"), "{file}");
         let text = Layout::of((3, 0)).describe(&ec, "pkcs11:object=signing");
         assert!(text.ends_with("ASN1 OID: prime256v1\naddress: pkcs11:object=signing\n"), "{text}");

@@ -11,10 +11,12 @@ use super::key::Key;
 use crate::curve::Curve;
 use crate::error::{Result, bail};
 use crate::hsm::{NewKey, NewKeyKind, Usage};
+use crate::mechanism::{Digest, PssRestriction};
 use crate::openssl::bindings as c;
 use crate::openssl::core::{Core, HasCore};
 use crate::openssl::operation::generation::Generation;
 use crate::openssl::params::{Descriptors, Params, descriptors};
+use crate::public::PssParams;
 use crate::uri::{Class, Uri};
 
 /// Names the key that is to be: token, object and id. pkcs11-provider's name for it.
@@ -59,7 +61,7 @@ impl Wanted {
         Ok(())
     }
 
-    fn generate(&self, kind: NewKeyKind) -> Result<Arc<Key>> {
+    fn generate(&self, kind: NewKeyKind, pss: Option<&PssParams>) -> Result<Arc<Key>> {
         let named = self.uri.as_ref().and_then(|uri| uri.object.as_ref().map(|label| (uri, label)));
         let Some((uri, label)) = named.filter(|(_, label)| !label.is_empty()) else {
             bail!(
@@ -81,7 +83,7 @@ impl Wanted {
         let key = self.provider.shielded(|| keys.generate(uri, &new, &mut || Ok(None)))?;
         // Whether its file comes to be is the application's matter, and a key that nobody knows of stays for ever.
         log::info!("made {} in the HSM", key.address());
-        Ok(Key::new(&self.provider, key))
+        Ok(Key::new(&self.provider, key.for_pss(pss)?))
     }
 }
 
@@ -104,11 +106,65 @@ fn read_usage(names: &str) -> Result<Usage> {
     Ok(usage)
 }
 
+/// A restriction to one PSS, with what the parameters say of it. Whoever says something restricts the rest to RFC 8017's defaults.
+fn restrict(restriction: Option<PssRestriction>, params: &Params) -> Result<Option<PssRestriction>> {
+    let digest = |name| -> Result<_> {
+        let Some(param) = params.get(name) else { return Ok(None) };
+        match Digest::by_name(param.text()?) {
+            Some(digest) => Ok(Some(digest)),
+            None => bail!(DigestUnsupported, "a key cannot be restricted to PSS with {}", param.text()?),
+        }
+    };
+    let (hash, mgf1) = (digest(c::OSSL_PKEY_PARAM_RSA_DIGEST)?, digest(c::OSSL_PKEY_PARAM_RSA_MGF1_DIGEST)?);
+    let mask = params.get(c::OSSL_PKEY_PARAM_RSA_MASKGENFUNC).map(|mask| mask.text()).transpose()?;
+    if mask.is_some_and(|mask| !mask.eq_ignore_ascii_case("MGF1")) {
+        bail!(InvalidArgument, "PSS has no other mask generation function than MGF1");
+    }
+    let salt = params.get(c::OSSL_PKEY_PARAM_RSA_PSS_SALTLEN).map(|salt| salt.integer()).transpose()?;
+    let salt = match salt.map(u16::try_from) {
+        Some(Err(_)) => bail!(SaltLength, "the fewest octets of salt are 0 to 65535"),
+        Some(Ok(salt)) => Some(usize::from(salt)),
+        None => None,
+    };
+    if hash.is_none() && mgf1.is_none() && mask.is_none() && salt.is_none() {
+        return Ok(restriction);
+    }
+    let old = restriction.unwrap_or_default();
+    Ok(Some(PssRestriction {
+        digest: hash.unwrap_or(old.digest),
+        mgf1: mgf1.unwrap_or(old.mgf1),
+        salt: salt.unwrap_or(old.salt),
+    }))
+}
+
+const PSS_SETTABLE: Descriptors = descriptors![
+    c::OSSL_PKEY_PARAM_RSA_BITS => Unsigned,
+    c::OSSL_PKEY_PARAM_RSA_PRIMES => Unsigned,
+    c::OSSL_PKEY_PARAM_RSA_E => Unsigned,
+    c::OSSL_PKEY_PARAM_RSA_DIGEST => Utf8,
+    c::OSSL_PKEY_PARAM_RSA_MASKGENFUNC => Utf8,
+    c::OSSL_PKEY_PARAM_RSA_MGF1_DIGEST => Utf8,
+    c::OSSL_PKEY_PARAM_RSA_PSS_SALTLEN => Integer,
+    URI => Utf8,
+    USAGE => Utf8,
+    EXTRACTABLE => Integer,
+];
+
+const RSA_SETTABLE: Descriptors = descriptors![
+    c::OSSL_PKEY_PARAM_RSA_BITS => Unsigned,
+    c::OSSL_PKEY_PARAM_RSA_PRIMES => Unsigned,
+    c::OSSL_PKEY_PARAM_RSA_E => Unsigned,
+    URI => Utf8,
+    USAGE => Utf8,
+    EXTRACTABLE => Integer,
+];
+
 /// An RSA key; `PSS` restricts it to RSASSA-PSS.
 pub(super) struct Rsa<const PSS: bool> {
     wanted: Wanted,
     bits: u64,
     exponent: Vec<u8>,
+    restriction: Option<PssRestriction>,
 }
 
 impl<const PSS: bool> HasCore for Rsa<PSS> {
@@ -121,17 +177,10 @@ impl<const PSS: bool> Generation for Rsa<PSS> {
     type Provider = Provider;
     type Key = Key;
 
-    const SETTABLE: Descriptors = descriptors![
-        c::OSSL_PKEY_PARAM_RSA_BITS => Unsigned,
-        c::OSSL_PKEY_PARAM_RSA_PRIMES => Unsigned,
-        c::OSSL_PKEY_PARAM_RSA_E => Unsigned,
-        URI => Utf8,
-        USAGE => Utf8,
-        EXTRACTABLE => Integer,
-    ];
+    const SETTABLE: Descriptors = if PSS { PSS_SETTABLE } else { RSA_SETTABLE };
 
     fn new(provider: &Arc<Provider>) -> Self {
-        Self { wanted: Wanted::new(provider), bits: 2048, exponent: vec![1, 0, 1] }
+        Self { wanted: Wanted::new(provider), bits: 2048, exponent: vec![1, 0, 1], restriction: None }
     }
 
     fn set_params(&mut self, params: &Params) -> Result<()> {
@@ -153,12 +202,17 @@ impl<const PSS: bool> Generation for Rsa<PSS> {
                 bail!(InvalidArgument, "PKCS#11 makes RSA keys of two primes");
             }
         }
+        if PSS {
+            self.restriction = restrict(self.restriction, params)?;
+        }
         self.wanted.set_params(params)
     }
 
     fn generate(&self) -> Result<Arc<Key>> {
         let (bits, exponent) = (self.bits, self.exponent.clone());
-        self.wanted.generate(NewKeyKind::Rsa { bits, exponent, pss_only: PSS })
+        let pss = self.restriction.as_ref().map(PssRestriction::params).transpose()?;
+        let pss = PSS.then(|| pss.unwrap_or_default());
+        self.wanted.generate(NewKeyKind::Rsa { bits, exponent, pss_only: PSS }, pss.as_ref())
     }
 }
 
@@ -210,7 +264,7 @@ impl Generation for Ec {
         let Some(curve) = self.curve else {
             bail!(InvalidArgument, "name the curve, as in -pkeyopt ec_paramgen_curve:P-256");
         };
-        self.wanted.generate(NewKeyKind::Ec { params: curve.params.to_vec() })
+        self.wanted.generate(NewKeyKind::Ec { params: curve.params.to_vec() }, None)
     }
 }
 
@@ -238,7 +292,7 @@ impl Generation for Ed25519 {
     }
 
     fn generate(&self) -> Result<Arc<Key>> {
-        self.0.generate(NewKeyKind::Ed25519)
+        self.0.generate(NewKeyKind::Ed25519, None)
     }
 }
 

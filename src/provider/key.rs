@@ -8,7 +8,7 @@ use super::Provider;
 use super::asym_cipher::Memory;
 use crate::curve::Curve;
 use crate::error::{Error, Reason, Result, bail};
-use crate::mechanism::Mechanism;
+use crate::mechanism::{Mechanism, PssRestriction};
 use crate::openssl::core::{Core, HasCore};
 use crate::public::{EcPublicKey, Ed25519PublicKey, PublicKey, RsaPublicKey};
 
@@ -129,7 +129,12 @@ impl Key {
 
     /// Whether it signs with PSS only.
     pub(super) fn pss_only(&self) -> bool {
-        self.key().is_ok_and(crate::key::Key::pss_only)
+        self.key().is_ok_and(|key| key.pss().is_some())
+    }
+
+    /// What it signs with, where it is restricted to one PSS.
+    pub(super) fn pss_restriction(&self) -> Option<&PssRestriction> {
+        self.key().ok().and_then(crate::key::Key::pss_restriction)
     }
 
     /// Its public half.

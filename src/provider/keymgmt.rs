@@ -3,13 +3,14 @@
 mod ec;
 mod ed25519;
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::sync::Arc;
 
 use super::Provider;
 use super::generation;
 use super::key::Key;
 use crate::error::{Result, bail};
+use crate::mechanism::Digest;
 use crate::openssl::bindings as c;
 use crate::openssl::operation::Selection;
 use crate::openssl::operation::keymgmt::Keymgmt;
@@ -71,13 +72,8 @@ impl Keymgmt for Rsa {
     }
 
     fn get_params(key: &Key, request: &mut Request) -> Result<()> {
-        let rsa = key.rsa()?;
-        request.number(c::OSSL_PKEY_PARAM_BITS, number(rsa.bits()))?;
-        request.number(c::OSSL_PKEY_PARAM_SECURITY_BITS, security_bits(rsa.bits()))?;
-        request.number(c::OSSL_PKEY_PARAM_MAX_SIZE, number(rsa.size()))?;
-        request.text(c::OSSL_PKEY_PARAM_DEFAULT_DIGEST, c"SHA256")?;
-        request.big_integer(c::OSSL_PKEY_PARAM_RSA_N, &rsa.modulus)?;
-        request.big_integer(c::OSSL_PKEY_PARAM_RSA_E, &rsa.exponent)
+        numbers(key, request)?;
+        request.text(c::OSSL_PKEY_PARAM_DEFAULT_DIGEST, c"SHA256")
     }
 
     fn matches(key: &Key, other: &Key, _selection: Selection) -> bool {
@@ -108,8 +104,22 @@ impl Keymgmt for RsaPss {
     type Provider = Provider;
     type Key = Key;
     type Generation = generation::Rsa<true>;
-    const GETTABLE: Descriptors = RSA_GETTABLE;
-    const EXPORTED: Descriptors = RSA_EXPORTED;
+    const GETTABLE: Descriptors = descriptors![
+        c::OSSL_PKEY_PARAM_BITS => Integer,
+        c::OSSL_PKEY_PARAM_SECURITY_BITS => Integer,
+        c::OSSL_PKEY_PARAM_MAX_SIZE => Integer,
+        c::OSSL_PKEY_PARAM_DEFAULT_DIGEST => Utf8,
+        c::OSSL_PKEY_PARAM_MANDATORY_DIGEST => Utf8,
+        c::OSSL_PKEY_PARAM_RSA_N => Unsigned,
+        c::OSSL_PKEY_PARAM_RSA_E => Unsigned,
+    ];
+    const EXPORTED: Descriptors = descriptors![
+        c::OSSL_PKEY_PARAM_RSA_N => Unsigned,
+        c::OSSL_PKEY_PARAM_RSA_E => Unsigned,
+        c::OSSL_PKEY_PARAM_RSA_DIGEST => Utf8,
+        c::OSSL_PKEY_PARAM_RSA_MGF1_DIGEST => Utf8,
+        c::OSSL_PKEY_PARAM_RSA_PSS_SALTLEN => Integer,
+    ];
     const SIGNATURE: &'static CStr = c"RSA";
 
     fn empty(provider: &Arc<Provider>) -> Key {
@@ -133,7 +143,13 @@ impl Keymgmt for RsaPss {
     }
 
     fn get_params(key: &Key, request: &mut Request) -> Result<()> {
-        Rsa::get_params(key, request)
+        match key.pss_restriction() {
+            Some(restriction) => {
+                numbers(key, request)?;
+                request.string(c::OSSL_PKEY_PARAM_MANDATORY_DIGEST, restriction.digest.long_name())
+            }
+            None => Rsa::get_params(key, request),
+        }
     }
 
     fn matches(key: &Key, other: &Key, selection: Selection) -> bool {
@@ -141,8 +157,26 @@ impl Keymgmt for RsaPss {
     }
 
     fn export(key: &Key, selection: Selection) -> Result<ParamList> {
-        Rsa::export(key, selection)
+        let params = Rsa::export(key, selection)?;
+        let Some(restriction) = key.pss_restriction().filter(|_| selection.public()) else {
+            return Ok(params);
+        };
+        let text = |digest: &Digest| CString::new(digest.long_name()).unwrap_or_default();
+        Ok(params
+            .text(c::OSSL_PKEY_PARAM_RSA_DIGEST, &text(restriction.digest))
+            .text(c::OSSL_PKEY_PARAM_RSA_MGF1_DIGEST, &text(restriction.mgf1))
+            .int(c::OSSL_PKEY_PARAM_RSA_PSS_SALTLEN, i32::try_from(restriction.salt).unwrap_or(i32::MAX)))
     }
+}
+
+/// The numbers of an RSA key.
+fn numbers(key: &Key, request: &mut Request) -> Result<()> {
+    let rsa = key.rsa()?;
+    request.number(c::OSSL_PKEY_PARAM_BITS, number(rsa.bits()))?;
+    request.number(c::OSSL_PKEY_PARAM_SECURITY_BITS, security_bits(rsa.bits()))?;
+    request.number(c::OSSL_PKEY_PARAM_MAX_SIZE, number(rsa.size()))?;
+    request.big_integer(c::OSSL_PKEY_PARAM_RSA_N, &rsa.modulus)?;
+    request.big_integer(c::OSSL_PKEY_PARAM_RSA_E, &rsa.exponent)
 }
 
 /// A length of ours in OpenSSL's form.

@@ -29,6 +29,8 @@ pub(super) struct Signature {
     mgf1: Option<Chosen>,
     /// A length or one of OpenSSL's negative numbers.
     salt: i32,
+    /// Of a key that is restricted to one digest and one for MGF1: the fewest octets of salt.
+    restriction: Option<i32>,
     state: State,
     /// Begun where the state says so; else what is left of the last one, to be begun anew.
     hash: Option<Hash>,
@@ -108,6 +110,7 @@ impl signature::Signature for Signature {
             digest_is_fixed: false,
             mgf1: None,
             salt: provider.default_salt(),
+            restriction: None,
             state: State::Idle,
             hash: None,
             verifying: false,
@@ -220,6 +223,16 @@ impl Signature {
         }
         self.mode = if self.key()?.pss_only() { Mode::Pss } else { Mode::Pkcs1 };
         self.salt = self.provider.default_salt();
+        self.restriction = None;
+        let Some(restriction) = self.key()?.pss_restriction().copied() else { return Ok(()) };
+        self.mgf1 = Some(self.choose(restriction.mgf1.long_name(), None)?);
+        self.set_digest(restriction.digest.long_name(), None)?;
+        if let Some(digest) = &mut self.digest {
+            digest.name = restriction.digest.long_name().into();
+        }
+        self.salt = i32::try_from(restriction.salt).map_err(|_| Error::from(Reason::SaltLength))?;
+        self.salt(restriction.digest)?;
+        self.restriction = Some(self.salt);
         Ok(())
     }
 
@@ -258,13 +271,16 @@ impl Signature {
 
     fn set_digest(&mut self, name: &str, properties: Option<&str>) -> Result<()> {
         let chosen = self.choose(name, properties)?;
-        match &self.digest {
-            Some(digest) if self.digest_is_fixed => {
-                if digest.known.hash != chosen.known.hash {
-                    bail!(InvalidArgument, "the digest of a context does not change once it has hashed");
-                }
+        let other = self.digest.as_ref().filter(|digest| digest.known.hash != chosen.known.hash);
+        match other {
+            Some(digest) if self.restriction.is_some() => {
+                bail!(DigestUnsupported, "the key signs with {} only", digest.known.name())
             }
-            _ => self.digest = Some(chosen),
+            Some(_) if self.digest_is_fixed => {
+                bail!(InvalidArgument, "the digest of a context does not change once it has hashed")
+            }
+            _ if !self.digest_is_fixed => self.digest = Some(chosen),
+            _ => {}
         }
         Ok(())
     }
@@ -318,13 +334,41 @@ impl Signature {
                     _ => bail!(SaltLength, "{number}"),
                 }
             };
+            self.check_salt()?;
         }
         if let Some(name) = text(c::OSSL_SIGNATURE_PARAM_MGF1_DIGEST)?.filter(|name| !name.is_empty()) {
             self.needs_pss("an MGF1 digest")?;
             let properties = text(c::OSSL_SIGNATURE_PARAM_MGF1_PROPERTIES)?;
-            self.mgf1 = Some(self.choose(name, properties)?);
+            let chosen = self.choose(name, properties)?;
+            let other = self.mgf1.as_ref().is_some_and(|mgf1| mgf1.known.hash != chosen.known.hash);
+            if other && self.restriction.is_some() {
+                bail!(DigestUnsupported, "the key signs with another digest in MGF1");
+            }
+            self.mgf1 = Some(chosen);
         }
         Ok(())
+    }
+
+    /// Whether a key that is restricted to some octets of salt signs and verifies with so many.
+    fn check_salt(&self) -> Result<()> {
+        let Some(fewest) = self.restriction else { return Ok(()) };
+        let salt = match self.salt {
+            mechanism::SALT_DIGEST => {
+                self.digest.as_ref().and_then(|digest| i32::try_from(digest.known.size).ok())
+            }
+            // As OpenSSL's own provider has it in its versions.
+            mechanism::SALT_AUTO | mechanism::SALT_AUTO_DIGEST_MAX => {
+                let when = if self.provider.version < (3, 4) { self.verifying } else { !self.verifying };
+                if when { Some(-1) } else { None }
+            }
+            salt => Some(salt).filter(|salt| *salt >= 0),
+        };
+        match salt {
+            Some(salt) if salt < fewest => {
+                bail!(SaltLength, "the key is restricted to {fewest} octets and more")
+            }
+            _ => Ok(()),
+        }
     }
 
     fn needs_pss(&self, what: &str) -> Result<()> {

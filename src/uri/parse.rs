@@ -11,9 +11,9 @@ use zeroize::Zeroizing;
 
 use super::{Class, PUBLIC_ATTRIBUTE, Uri};
 use crate::error::{Result, bail};
-use crate::public::PublicKey;
+use crate::public::{PssParams, PublicKey};
 use crate::secret::Pin;
-use crate::spki::spki_to_public;
+use crate::spki::spki_to_key;
 
 const SCHEME: &[u8] = b"pkcs11:";
 const PATH_NAMES: [&str; 13] = [
@@ -123,7 +123,11 @@ fn query(uri: &mut Uri, attribute: Attribute<'_>) -> Result<()> {
         "pin-source" => attribute.text(&mut uri.pin_source),
         "module-name" => attribute.text(&mut uri.module_name),
         "module-path" => attribute.text(&mut uri.module_path),
-        PUBLIC_ATTRIBUTE => attribute.put(&mut uri.public, Attribute::public),
+        PUBLIC_ATTRIBUTE => attribute.put(&mut uri.public, |attribute| {
+            let (public, pss) = attribute.public()?;
+            uri.pss = pss;
+            Ok(public)
+        }),
         // Section 2.5: passed over, but still well-formed. Vendor attributes may repeat here.
         "" => attribute.octets().map(drop),
         name => bail!(BadUri, "the attribute {name} at character {} belongs before the '?'", attribute.at),
@@ -212,10 +216,10 @@ impl Attribute<'_> {
         }
     }
 
-    fn public(&self) -> Result<PublicKey> {
+    fn public(&self) -> Result<(PublicKey, Option<PssParams>)> {
         let octets = self.octets()?;
         let der = str::from_utf8(&octets).ok().and_then(|text| Base64UrlUnpadded::decode_vec(text).ok());
-        match der.map(|der| spki_to_public(&der)) {
+        match der.map(|der| spki_to_key(&der)) {
             Some(Ok(key)) => Ok(key),
             Some(Err(error)) => {
                 bail!(BadUri, "the attribute {} at character {}: {error}", self.name, self.at)

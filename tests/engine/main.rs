@@ -11,6 +11,7 @@ mod key_ids;
 mod libp11;
 mod programs;
 mod pss;
+mod pss_keys;
 mod reference_files;
 mod signing;
 mod tls;

@@ -42,7 +42,7 @@ static const OSSL_PARAM *as_params(const struct choice *choice, OSSL_PARAM *para
         if (all[i].value != NULL)
             params[count++] = OSSL_PARAM_construct_utf8_string(all[i].key, (char *)all[i].value, 0);
     params[count] = OSSL_PARAM_construct_end();
-    return params;
+    return count == 0 ? NULL : params;
 }
 
 static const char *or_none(const char *text)
@@ -186,8 +186,12 @@ static void verifying(const struct choice *choice)
     printf("verify");
     say(choice);
     if (EVP_DigestSignInit_ex(signer, NULL, choice->name, NULL, NULL, private_key, as_params(&plain, params)) <= 0
-        || EVP_DigestSign(signer, signature, &length, message, sizeof(message)) <= 0)
-        exit(4);
+        || EVP_DigestSign(signer, signature, &length, message, sizeof(message)) <= 0) {
+        printf(" nothing to verify\n");
+        EVP_MD_CTX_free(signer);
+        EVP_MD_CTX_free(context);
+        return;
+    }
     begun = EVP_DigestVerifyInit_ex(context, &inner, choice->name, NULL, NULL, private_key, as_params(choice, params)) > 0;
     printf(" begun=%d", begun);
     if (begun) {

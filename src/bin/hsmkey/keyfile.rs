@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use hsmkey::error::{Error, Reason, Result};
 use hsmkey::hsm::{ObjectClass, Query};
 use hsmkey::key::distinct;
-use hsmkey::keyfile::{write_pointer, write_reference};
-use hsmkey::public::PublicKey;
+use hsmkey::keyfile;
+use hsmkey::public::{PssParams, PublicKey};
 use hsmkey::uri::Uri;
 
 use crate::output::Output;
@@ -37,7 +37,8 @@ pub struct Arguments {
 /// The form of the file.
 #[derive(clap::Args)]
 pub struct Form {
-    /// Write the pointer form, which pkcs11-provider reads too, and not the reference form; EC keys, and RSA keys with a long URI, have no other
+    /// Write the pointer form, which pkcs11-provider reads too, and not the reference form; EC keys, RSA keys for PSS only and RSA keys with a
+    /// long URI have no other
     #[arg(long)]
     pointer: bool,
 }
@@ -47,16 +48,18 @@ impl Form {
     ///
     /// # Errors
     /// `InvalidArgument` for a URI that names no private key.
-    pub fn write(&self, uri: &Uri, public: &PublicKey) -> Result<String> {
-        let pointer = || write_pointer(&Uri { public: Some(public.clone()), ..uri.clone() });
-        match public {
-            PublicKey::Rsa(rsa) if !self.pointer => write_reference(rsa, uri).or_else(|error| {
-                let file = pointer()?;
-                log::warn!("{}: so this is the pointer form", error.detail());
-                Ok(file)
-            }),
-            _ => pointer(),
+    pub fn write(&self, uri: &Uri, public: &PublicKey, pss: Option<&PssParams>) -> Result<String> {
+        let pointer = || {
+            keyfile::write_pointer(&Uri { public: Some(public.clone()), pss: pss.cloned(), ..uri.clone() })
+        };
+        if self.pointer {
+            return pointer();
         }
+        keyfile::write(public, pss, uri).or_else(|error| {
+            let file = pointer()?;
+            log::warn!("{}: so this is the pointer form", error.detail());
+            Ok(file)
+        })
     }
 }
 
@@ -102,5 +105,6 @@ pub fn run(arguments: Arguments) -> Result<()> {
         return Err(Error::new(Reason::KeyUnsupported, detail));
     };
     let uri = if uri.names_a_key() { uri.clone() } else { complete(&key.label, &key.id) };
-    output.write(&form.write(&uri, public)?)
+    let pss = key.pss_only.then(PssParams::default);
+    output.write(&form.write(&uri, public, pss.as_ref())?)
 }

@@ -97,7 +97,7 @@ fn written(output: &Output, form: &Form, uri: &Uri, public: Option<&PublicKey>) 
                 "the HSM does not say the public half of the key",
             ));
         };
-        output.write(&form.write(uri, public)?)?;
+        output.write(&form.write(uri, public, None)?)?;
     }
     if output.is_stdout() { Ok(()) } else { output::print(&format!("{}\n", uri.address())) }
 }

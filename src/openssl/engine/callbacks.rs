@@ -206,7 +206,8 @@ unsafe extern "C" fn load_private<T: Engine, const P: usize>(
         let (id, mut prompt) = unsafe { (name(id)?, bound.prompt(library, method, data)) };
         let Loaded { kind, spki, key } = library.shielded(|| bound.engine.private_key(id, &mut prompt))?;
         let key = match kind {
-            Type::Rsa => library.rsa_key(&spki, key),
+            Type::Rsa => library.rsa_key(rsa::EVP_PKEY_RSA, &spki, key),
+            Type::RsaPss => library.rsa_key(rsa::EVP_PKEY_RSA_PSS, &spki, key),
             Type::Ec => library.ec_key(&spki, key),
         }?;
         // SAFETY: OpenSSL loads keys from engines that are in use; a key that nobody has yet.

@@ -222,7 +222,7 @@ functions! {
     EVP_DigestVerifyInit(*mut EVP_MD_CTX, *mut *mut EVP_PKEY_CTX, *const EVP_MD, *mut ENGINE, *mut EVP_PKEY) -> c_int;
     EVP_DigestVerify(*mut EVP_MD_CTX, *const c_uchar, usize, *const c_uchar, usize) -> c_int;
     EVP_PKEY_free(*mut EVP_PKEY);
-    EVP_PKEY_set1_RSA(*mut EVP_PKEY, *mut RSA) -> c_int;
+    EVP_PKEY_assign(*mut EVP_PKEY, c_int, *mut c_void) -> c_int;
     EVP_PKEY_set1_EC_KEY(*mut EVP_PKEY, *mut EC_KEY) -> c_int;
     UI_new_method(*const UI_METHOD) -> *mut UI;
     UI_add_user_data(*mut UI, *mut c_void) -> *mut c_void;

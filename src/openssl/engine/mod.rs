@@ -148,6 +148,8 @@ pub struct Loaded<K> {
 pub enum Type {
     /// RSA.
     Rsa,
+    /// RSA for RSASSA-PSS only.
+    RsaPss,
     /// Elliptic curve.
     Ec,
 }

@@ -15,11 +15,11 @@ use super::functions::{
 };
 use super::library::Library;
 use super::place::Place;
+use super::rsa::{EVP_PKEY_RSA, EVP_PKEY_RSA_PSS};
 use super::{Engine, Pss};
 use crate::error::{Error, Reason, Result, bail};
 
-/// EVP_PKEY_RSA and EVP_PKEY_EC, evp.h.
-const RSA: c_int = 6;
+/// EVP_PKEY_EC, evp.h.
 const EC: c_int = 408;
 /// EVP_PKEY_CTRL_GET_MD, evp.h; EVP_PKEY_CTRL_GET_RSA_PADDING, _PSS_SALTLEN and _MGF1_MD, rsa.h.
 const GET_DIGEST: c_int = 13;
@@ -46,6 +46,8 @@ impl Callbacks {
 /// What one libcrypto has of ours.
 pub(super) struct Methods {
     rsa: Method,
+    /// It signs as `rsa` does, and tells OpenSSL that the key is for PSS only.
+    rsa_pss: Method,
     ec: Method,
 }
 
@@ -62,8 +64,11 @@ unsafe impl Sync for Methods {}
 
 impl Methods {
     pub(super) fn new(functions: &Functions, callbacks: &Callbacks) -> Result<Self> {
-        let rsa = Method::new(functions, RSA, callbacks.sign_rsa)?;
-        Ok(Self { rsa, ec: Method::new(functions, EC, callbacks.sign_ec)? })
+        Ok(Self {
+            rsa: Method::new(functions, EVP_PKEY_RSA, callbacks.sign_rsa)?,
+            rsa_pss: Method::new(functions, EVP_PKEY_RSA_PSS, callbacks.sign_rsa)?,
+            ec: Method::new(functions, EC, callbacks.sign_ec)?,
+        })
     }
 }
 
@@ -185,7 +190,8 @@ unsafe extern "C" fn methods<const P: usize>(
         return 0;
     };
     *method = match kind {
-        RSA => library.methods.rsa.ours,
+        EVP_PKEY_RSA => library.methods.rsa.ours,
+        EVP_PKEY_RSA_PSS => library.methods.rsa_pss.ours,
         EC => library.methods.ec.ours,
         _ => ptr::null_mut(),
     };

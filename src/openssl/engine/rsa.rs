@@ -102,9 +102,13 @@ fn method(
     }
 }
 
+/// NIDs of <openssl/obj_mac.h>.
+pub(super) const EVP_PKEY_RSA: c_int = 6;
+pub(super) const EVP_PKEY_RSA_PSS: c_int = 912;
+
 impl Library {
-    /// An EVP_PKEY with a key of ours in it, by the DER of its SubjectPublicKeyInfo.
-    pub(super) fn rsa_key<K>(&self, spki: &[u8], key: Arc<K>) -> Result<*mut EVP_PKEY> {
+    /// An EVP_PKEY of a type with a key of ours in it, by the DER of its SubjectPublicKeyInfo.
+    pub(super) fn rsa_key<K>(&self, kind: c_int, spki: &[u8], key: Arc<K>) -> Result<*mut EVP_PKEY> {
         let functions = &self.functions;
         let mut next = spki.as_ptr();
         // SAFETY: as many readable octets as are said; what is made is either handed on or freed, once.
@@ -119,9 +123,11 @@ impl Library {
                 .flatten()
                 .filter(|place| place.know(key));
             (functions.RSA_set_flags)(rsa, FLAG_EXT_PKEY);
-            let done = place.is_some() && !pkey.is_null() && (functions.EVP_PKEY_set1_RSA)(pkey, rsa) == 1;
-            (functions.RSA_free)(rsa);
+            let done = place.is_some()
+                && !pkey.is_null()
+                && (functions.EVP_PKEY_assign)(pkey, kind, rsa.cast()) == 1;
             if !done {
+                (functions.RSA_free)(rsa);
                 (functions.EVP_PKEY_free)(pkey);
                 bail!(HostUnusable, "it has no memory for a key");
             }
