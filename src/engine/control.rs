@@ -103,6 +103,7 @@ pub(super) fn all() -> &'static [Control] {
 pub(super) struct Settings {
     config: Config,
     level: Option<LevelFilter>,
+    logs: bool,
     /// Controls that were given a bad value and no good one since. OpenSSL ignores what it is told of them when it reads openssl.cnf, and
     /// leaves the engine where it is: so no key is reached until that is put right.
     wrong: Vec<(usize, Error)>,
@@ -122,6 +123,7 @@ pub(super) fn set(engine: &Engine, position: usize, value: Value) -> Result<()> 
         Err(error) => settings.wrong.push((position, error.clone())),
     }
     settings.keys = None;
+    settings.logs = false;
     result
 }
 
@@ -186,18 +188,26 @@ impl Settings {
         self.config.reference_files == ReferenceFiles::Engine
     }
 
+    /// Begins to log as is configured, where nothing in this process has begun yet: when a key is wanted, as lines may still follow before.
+    pub(super) fn log(&mut self) {
+        if self.logs || !self.wrong.is_empty() {
+            return;
+        }
+        self.logs = true;
+        logging::start(&self.config.log);
+        if let Some(level) = self.level {
+            log::set_max_level(level);
+        }
+    }
+
     /// The keys that are reached so.
     pub(super) fn keys(&mut self, environment: &Arc<Environment>, verifier: &Arc<Verifier>) -> Arc<Keys> {
-        let Self { config, level, wrong, keys } = self;
+        let Self { config, wrong, keys, .. } = self;
         Arc::clone(keys.get_or_insert_with(|| {
             if let Some((_, error)) = wrong.first() {
                 return Arc::new(Keys::new(Err(error.clone()), Arc::clone(environment)));
             }
             let config = with_environment(config.clone(), environment);
-            logging::start(&config.log);
-            if let Some(level) = level {
-                log::set_max_level(*level);
-            }
             let verifier = Arc::clone(verifier) as Arc<dyn hsm::Verifier>;
             Arc::new(Keys::new(Ok(config), Arc::clone(environment)).verified_by(verifier))
         }))

@@ -120,10 +120,8 @@ impl engine::Engine for Engine {
         self.by_modulus() || self.settings().take_files()
     }
 
-    fn initialised(&self) {
-        if self.takes_every_rsa() {
-            self.keys().foresee();
-        }
+    fn prepare(&self) {
+        self.settings().keys(&self.environment, &self.verifier).foresee();
     }
 
     fn by_modulus(&self) -> bool {
@@ -169,7 +167,9 @@ impl engine::Engine for Engine {
 impl Engine {
     /// The keys as they are configured now. Keys that were loaded before stay as they were configured then.
     fn keys(&self) -> Arc<Keys> {
-        self.settings().keys(&self.environment, &self.verifier)
+        let mut settings = self.settings();
+        settings.log();
+        settings.keys(&self.environment, &self.verifier)
     }
 
     fn settings(&self) -> std::sync::MutexGuard<'_, Settings> {

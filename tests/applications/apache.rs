@@ -1,11 +1,10 @@
 //! Apache, with processes and with threads.
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use crate::site::{Form, Site, by_engine, by_engine_id, every, installed, is_root, nobody_crashed};
-use crate::support::{Server, provider};
+use crate::support::{Program, Server};
 
 #[test]
 fn apache_prefork_serves_through_graceful_restarts() {
@@ -33,17 +32,30 @@ fn serves(name: &str, mpm: &str, sizes: &str) {
     });
     let Some(program) = program else { return };
     by_engine(name, program, |site| serve(site, program, mpm, sizes));
-    // Apache asks for the engine that a key's scheme names. Ours takes the id that it is asked for, by a link.
+    // Apache asks for the engine that a key's scheme names.
     let sizes = format!("{sizes}SSLCryptoDevice pkcs11\n");
     by_engine_id(name, program, str::to_owned, |site| {
         let text = fs::read_to_string(site.hsm.openssl_cnf()).expect("our own file");
-        let text = text.replace("\nhsmkey = ", "\npkcs11 = ").replace("\ndynamic_path = ", "\n# ");
+        let text = text.replace("\ninit = ", "\nID = pkcs11\ninit = ");
         site.hsm.token.write("openssl.cnf", text);
         serve(site, program, mpm, &sizes);
     });
 }
 
-fn serve(site: &Site, program: &str, mpm: &str, sizes: &str) {
+/// Without hsmkey.
+pub fn refuses(site: &Site, program: &str) {
+    let main = configured(site, "mpm_event", "StartServers 2\n");
+    site.refuses(apache(site, program, &main, &["-D", "FOREGROUND"]));
+}
+
+/// Apache on its configuration. For a URI it takes an engine named pkcs11 where one is installed, and the provider where none is.
+fn apache(site: &Site, program: &str, main: &str, arguments: &[&str]) -> Program {
+    let nothing = site.path("apache");
+    site.program(program, &[arguments, &["-f", main]].concat()).env("OPENSSL_ENGINES", nothing)
+}
+
+/// Apache's configuration.
+fn configured(site: &Site, mpm: &str, sizes: &str) -> String {
     let modules = ["/usr/lib/apache2/modules", "/usr/lib64/httpd/modules"];
     let modules =
         modules.into_iter().find(|directory| Path::new(directory).is_dir()).expect("Apache's modules");
@@ -51,24 +63,21 @@ fn serve(site: &Site, program: &str, mpm: &str, sizes: &str) {
     let load: String = [mpm, "authz_core", "socache_shmcb", "ssl"].map(load).concat();
     let (directory, www, log) = (site.directory("apache"), site.directory("www"), &site.log);
     let snippet = site.configure("apache.conf", &[]);
-    if sizes.contains("SSLCryptoDevice pkcs11") {
-        symlink(provider(), format!("{directory}/pkcs11.so")).expect("our own directory");
-    }
-    let main = site.hsm.token.write(
+    site.hsm.token.write(
         "main.conf",
         format!(
             "{load}ServerRoot {directory}\nDocumentRoot {www}\nServerName localhost\nPidFile {directory}/pid\n\
              DefaultRuntimeDir {directory}\nErrorLog {log}\nLogLevel info\nUser www-data\nGroup www-data\n\
              SSLSessionCache none\nSSLSessionTickets off\n{sizes}Include {snippet}\n"
         ),
-    );
-    // For a URI Apache takes an engine named pkcs11 where one is installed, and the provider where none is.
-    let apache = |arguments: &[&str]| {
-        site.program(program, &[arguments, &["-f", &main]].concat()).env("OPENSSL_ENGINES", &directory)
-    };
-    apache(&["-t"]).succeeds();
-    let apache = apache(&["-D", "FOREGROUND"]);
-    let server = Server::foreground(apache, site.port, Path::new(log));
+    )
+}
+
+fn serve(site: &Site, program: &str, mpm: &str, sizes: &str) {
+    let main = configured(site, mpm, sizes);
+    apache(site, program, &main, &["-t"]).succeeds();
+    let foreground = apache(site, program, &main, &["-D", "FOREGROUND"]);
+    let server = Server::foreground(foreground, site.port, Path::new(&site.log));
     site.serve(&server, &site.http(), || {
         for restarts in 1..=3 {
             server.signal("USR1");

@@ -155,6 +155,11 @@ fn chroot(site: &Site) -> String {
     root.to_owned()
 }
 
+/// Without hsmkey.
+pub fn refuses(site: &Site) {
+    site.refuses(site.program("haproxy", &["-f", &bundled(site)]));
+}
+
 fn serve(site: &Site, configuration: &str) {
     site.program("haproxy", &["-c", "-f", configuration]).succeeds();
     assert_eq!(site.hsm.recorder.counts().calls(), 0);

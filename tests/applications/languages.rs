@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use crate::site::{Form, Site, by_engine, every, nobody_crashed};
+use crate::site::{Form, Site, by_engine, by_engine_id, every, installed, nobody_crashed};
 use crate::support::{Program, Server, repository};
+use crate::table::skipped;
 
 /// A program with hsmkey. Ruby has a file of ours to read before it.
 fn run(site: &Site, interpreter: &str, program: &str) -> Program {
@@ -69,25 +70,21 @@ fn php_signs_by_the_engine() {
     by_engine("PHP", "php", |site| signs(site, "php", "programs/sign.php"));
 }
 
-/// With no engine and no provider the key file is an error, and nothing is signed with its numbers.
-#[test]
-fn a_reference_file_without_the_engine_signs_nothing() {
-    for (name, interpreter, program) in
-        [("PHP", "php", "programs/sign.php"), ("Ruby", "ruby", "programs/sign.rb")]
-    {
-        by_engine(name, interpreter, |site| {
-            let nothing = site.hsm.token.write("nothing.cnf", "");
-            site.hsm.token.write("document", "some octets");
-            let program = site.configure(program, &[]);
-            let failed = site.program(interpreter, &[&program]).env("OPENSSL_CONF", &nothing);
-            failed.current_dir(site.path("")).fails();
-            for file in ["sha1.sig", "sha256.sig"] {
-                let written = std::fs::read(site.path(file)).unwrap_or_default();
-                assert!(written.is_empty(), "{name} wrote {file}");
-            }
-            assert_eq!(site.hsm.recorder.counts().get("calls.C_Sign"), 0);
-        });
+/// Without hsmkey, a program that signs.
+pub fn signs_nothing(site: &Site, interpreter: &str, program: &str) {
+    site.hsm.token.write("document", "some octets");
+    let program = site.configure(program, &[]);
+    assert!(!site.program(interpreter, &[&program]).run().status.success());
+    for file in ["sha1.sig", "sha256.sig"] {
+        let written = std::fs::read(site.path(file)).unwrap_or_default();
+        assert!(written.is_empty(), "{interpreter} wrote {file}");
     }
+}
+
+/// Without hsmkey, a program that is a server.
+pub fn refuses(site: &Site, interpreter: &str, program: &str) {
+    let program = site.configure(program, &[]);
+    site.refuses(site.program(interpreter, &[&program]));
 }
 
 #[test]
@@ -118,6 +115,24 @@ fn ruby_knows_private_keys_from_public_ones() {
         let arguments = [&["-r", first.to_str().expect("a path"), "-e", script][..], &files].concat();
         assert_eq!(site.program("ruby", &arguments).succeeds().text(), "1011");
         assert_eq!(site.hsm.recorder.counts().get("calls.C_Sign"), 0);
+    });
+}
+
+#[test]
+fn ruby_loads_a_key_by_the_engine_where_it_knows_engines() {
+    let knows = Program::new("ruby", ["-ropenssl", "-e", "exit defined?(OpenSSL::Engine) ? 0 : 1"]);
+    if installed("ruby").is_none() || !knows.run().status.success() {
+        return skipped(
+            "Ruby",
+            "it has no OpenSSL::Engine, as Ruby has none where it is built with OpenSSL 3",
+        );
+    }
+    by_engine_id("Ruby", "ruby", str::to_owned, |site| {
+        site.hsm.token.write("document", "some octets");
+        let script = "key = OpenSSL::Engine.by_id(\"hsmkey\").load_private_key(ARGV[0])\n\
+                      %w[sha1 sha256].each { |d| File.binwrite(d + \".sig\", key.sign(d, File.binread(\"document\"))) }";
+        site.program("ruby", &["-ropenssl", "-e", script, &site.key]).succeeds();
+        verified(site);
     });
 }
 

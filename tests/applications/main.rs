@@ -22,3 +22,4 @@ mod socat;
 mod stunnel;
 mod table;
 mod tls_client;
+mod without;

@@ -12,6 +12,9 @@ pub const XMLSEC1: &str =
 /// The command of docs/applications.md.
 pub const OPENDKIM: &str = "opendkim-testmsg -d example.com -s selector -k /etc/pki/server.key";
 
+const RSA_SHA1: &str = "http://www.w3.org/2000/09/xmldsig#rsa-sha1";
+const RSA_SHA256: &str = "http://www.w3.org/2001/04/xmldsig-more#rsa-sha256";
+
 const TEMPLATE: &str = r#"<?xml version="1.0"?>
 <Document><Data>some octets</Data><Signature xmlns="http://www.w3.org/2000/09/xmldsig#"><SignedInfo>
 <CanonicalizationMethod Algorithm="http://www.w3.org/TR/2001/REC-xml-c14n-20010315"/><SignatureMethod Algorithm="METHOD"/>
@@ -38,10 +41,7 @@ fn on_hsm(site: &Site, command: &str, input: &str) -> Program {
 #[test]
 fn xmlsec1_takes_a_key_of_a_provider_for_a_public_one() {
     none("xmlsec1", "xmlsec1", Form::FILES, |site| {
-        for method in [
-            "http://www.w3.org/2000/09/xmldsig#rsa-sha1",
-            "http://www.w3.org/2001/04/xmldsig-more#rsa-sha256",
-        ] {
+        for method in [RSA_SHA1, RSA_SHA256] {
             site.hsm.token.write("template.xml", TEMPLATE.replace("METHOD", method));
             let program = only_software(site, XMLSEC1, "");
             let verify = ["--verify", "--trusted-pem", &site.certificate, "signed.xml"];
@@ -67,13 +67,24 @@ fn opendkim_wants_a_legacy_rsa_object() {
     });
 }
 
+/// Without hsmkey.
+pub fn xmlsec1_refuses(site: &Site) {
+    site.hsm.token.write("template.xml", TEMPLATE.replace("METHOD", RSA_SHA256));
+    on_hsm(site, XMLSEC1, "").fails();
+    let written = fs::read_to_string(site.path("signed.xml")).unwrap_or_default();
+    assert!(!written.contains("<SignatureValue>"), "{written}");
+}
+
+/// Without hsmkey. Once it has said that it cannot sign, opendkim-testmsg itself crashes.
+pub fn opendkim_refuses(site: &Site) {
+    let failed = on_hsm(site, &opendkim(site), MAIL).run();
+    assert!(!failed.status.success() && failed.stdout.is_empty() && !failed.stderr.is_empty(), "{failed}");
+}
+
 #[test]
 fn xmlsec1_signs_through_the_engine() {
     by_engine("xmlsec1", "xmlsec1", |site| {
-        for method in [
-            "http://www.w3.org/2000/09/xmldsig#rsa-sha1",
-            "http://www.w3.org/2001/04/xmldsig-more#rsa-sha256",
-        ] {
+        for method in [RSA_SHA1, RSA_SHA256] {
             site.hsm.token.write("template.xml", TEMPLATE.replace("METHOD", method));
             only_software(site, XMLSEC1, "").succeeds();
             let verify = ["--verify", "--trusted-pem", &site.certificate, "signed.xml"];

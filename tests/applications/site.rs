@@ -105,45 +105,38 @@ fn tried(application: &str, program: &str, forms: &[Form], kinds: &[Kind], cell:
     }
 }
 
-/// Tries an application with hsmkey as an engine and nothing but that, on a reference key file. Without the engine the file is no key.
+/// Tries an application with hsmkey as an engine and nothing but that, on a reference key file.
 pub fn by_engine(application: &str, program: &str, test: impl Fn(&Site)) {
-    tried_by_engine(application, program, "0", |files| files.file.clone(), test);
-}
-
-/// The same on a key that the application has the engine load: with `init = 0`, and with `init = 1`. What it calls the key is made of the URI.
-pub fn by_engine_id(application: &str, program: &str, id: impl Fn(&str) -> String, test: impl Fn(&Site)) {
-    for init in ["0", "1"] {
-        tried_by_engine(application, program, init, |files| id(&files.uri), &test);
-    }
-}
-
-fn tried_by_engine(
-    application: &str,
-    program: &str,
-    init: &str,
-    key: impl Fn(&Key) -> String,
-    test: impl Fn(&Site),
-) {
     if installed(program).is_none() {
         return skipped(application, &format!("there is no {program}"));
     }
-    let mut site = Site::new(&KINDS[0], Form::Reference);
-    site.key = key(&site.files);
-    eprintln!("{application}, engine, init = {init}, {}", site.key);
-    let here = [
-        ("/usr/local/lib/hsmkey.so", provider().display().to_string()),
-        ("#pkcs11-module-token-pin", "pkcs11-module-token-pin".to_owned()),
-        ("/etc/hsmkey/pin", site.hsm.token.pin_file()),
-        // Where there is no CloudHSM, the module has to be named.
-        ("#pkcs11-module-path", "pkcs11-module-path".to_owned()),
-        ("/opt/cloudhsm/lib/libcloudhsm_pkcs11.so", Recorder::module().display().to_string()),
-        ("init = 0\n", format!("init = {init}\n")),
-    ];
-    let here: Vec<(&str, &str)> = here.iter().map(|(from, to)| (*from, &to[..])).collect();
-    let text = site.configuration("engine.cnf", &here);
-    site.hsm.token.write("openssl.cnf", text);
+    eprintln!("{application}, engine, reference file");
+    test(&Site::with_engine(&KINDS[0], "0", |files| files.file.clone()));
+    saw(application, "engine: reference file", "yes");
+}
+
+/// The same on keys that the application has the engine load, with `init = 0` and with `init = 1`. What it calls the key is made of the URI.
+pub fn by_engine_id(application: &str, program: &str, id: impl Fn(&str) -> String, test: impl Fn(&Site)) {
+    if installed(program).is_none() {
+        return skipped(application, &format!("there is no {program}"));
+    }
+    for (kind, init) in [(&KINDS[0], "0"), (&KINDS[0], "1"), (&KINDS[1], "0")] {
+        eprintln!("{application}, engine, {} key by its id, init = {init}", kind.name);
+        test(&Site::with_engine(kind, init, |files| id(&files.uri)));
+    }
+    saw(application, "engine: id", "yes");
+}
+
+/// Tries an application on a reference key file with no hsmkey at all.
+pub fn without(application: &str, program: &str, test: impl Fn(&Site)) {
+    if installed(program).is_none() {
+        return skipped(application, &format!("there is no {program}"));
+    }
+    let site = Site::new(&KINDS[0], Form::Reference);
+    site.hsm.token.write("openssl.cnf", "");
+    site.open_to_others();
     test(&site);
-    saw(application, "engine", "yes");
+    assert_eq!(site.hsm.recorder.processes(), 0);
 }
 
 /// The path of a program, which may be in a directory for administrators.
@@ -199,6 +192,37 @@ impl Site {
         let site = Self { hsm, files, key, certificate, port: free_port(), log };
         site.open_to_others();
         site
+    }
+
+    /// With conf/engine.cnf. What the application calls the key is made of its files.
+    fn with_engine(kind: &Kind, init: &str, key: impl Fn(&Key) -> String) -> Self {
+        let mut site = Self::new(kind, kind.forms[0]);
+        site.key = key(&site.files);
+        let (library, module) = (provider().display().to_string(), Recorder::module().display().to_string());
+        let (pin, init) = (site.hsm.token.pin_file(), format!("init = {init}\n"));
+        let here = [
+            ("/usr/local/lib/hsmkey.so", &library[..]),
+            ("#pkcs11-module-token-pin", "pkcs11-module-token-pin"),
+            ("/etc/hsmkey/pin", &pin),
+            // Where there is no CloudHSM, the module has to be named.
+            ("#pkcs11-module-path", "pkcs11-module-path"),
+            ("/opt/cloudhsm/lib/libcloudhsm_pkcs11.so", &module),
+            ("init = 0\n", &init),
+        ];
+        let text = site.configuration("engine.cnf", &here);
+        site.hsm.token.write("openssl.cnf", text);
+        site
+    }
+
+    /// A server that does not start, or starts and can shake hands with nobody.
+    pub fn refuses(&self, program: Program) {
+        match Server::attempt(program, self.port, Path::new(&self.log)) {
+            Err(status) => assert!(!status.success(), "it ends as if all were well"),
+            Ok(server) => {
+                let handshakes = self.client().times(3);
+                assert_eq!((handshakes.made, handshakes.failed.len()), (0, 3), "{}", server.said());
+            }
+        }
     }
 
     /// Workers are somebody else, who may use the token and may not read the PIN's and the key's file.

@@ -36,30 +36,37 @@ fn stunnel_serves_as_its_own_user_through_a_reload() {
     by_engine_id("stunnel", "stunnel4", str::to_owned, serve);
 }
 
-fn serve(site: &Site) {
-    {
-        let port = plain_server().to_string();
-        let service = site.configure("stunnel.conf", &[("8080", &port)]);
-        let service = fs::read_to_string(service).expect("our own file");
-        let by_id = site.key.starts_with("pkcs11:");
-        let engine = if by_id { "engine = hsmkey\n" } else { "" };
-        let service = if by_id { service + "engineId = hsmkey\n" } else { service };
-        let text = format!("foreground = yes\ndebug = notice\npid =\n{engine}{service}");
-        let main = site.hsm.token.write("main.conf", text);
-        // It reads both again as its own user.
-        Program::new("chown", ["stunnel4", &main, &site.files.file]).succeeds();
-        if !by_id {
-            Program::new("chown", ["stunnel4", &site.key]).succeeds();
-        }
-        let stunnel = site.program("stunnel4", &[&main]);
-        let server = Server::foreground(stunnel, site.port, Path::new(&site.log));
-        // It closes its port for the time of a reload.
-        site.serve_in_turn(&server, &site.http(), || {
-            let loaded = || server.said().matches("Configuration successful").count();
-            let before = loaded();
-            server.signal("HUP");
-            site.until("reloaded", || loaded() > before);
-        });
-        nobody_crashed(&server.stop("TERM"));
+/// Without hsmkey.
+pub fn refuses(site: &Site) {
+    site.refuses(configured(site));
+}
+
+/// stunnel on its configuration.
+fn configured(site: &Site) -> Program {
+    let port = plain_server().to_string();
+    let service = site.configure("stunnel.conf", &[("8080", &port)]);
+    let service = fs::read_to_string(service).expect("our own file");
+    let by_id = site.key.starts_with("pkcs11:");
+    let engine = if by_id { "engine = hsmkey\n" } else { "" };
+    let service = if by_id { service + "engineId = hsmkey\n" } else { service };
+    let text = format!("foreground = yes\ndebug = notice\npid =\n{engine}{service}");
+    let main = site.hsm.token.write("main.conf", text);
+    // It reads both again as its own user.
+    Program::new("chown", ["stunnel4", &main, &site.files.file]).succeeds();
+    if !by_id {
+        Program::new("chown", ["stunnel4", &site.key]).succeeds();
     }
+    site.program("stunnel4", &[&main])
+}
+
+fn serve(site: &Site) {
+    let server = Server::foreground(configured(site), site.port, Path::new(&site.log));
+    // It closes its port for the time of a reload.
+    site.serve_in_turn(&server, &site.http(), || {
+        let loaded = || server.said().matches("Configuration successful").count();
+        let before = loaded();
+        server.signal("HUP");
+        site.until("reloaded", || loaded() > before);
+    });
+    nobody_crashed(&server.stop("TERM"));
 }

@@ -35,7 +35,8 @@ pub const APPLICATIONS: &[(&str, &str)] = &[
 ];
 
 /// The columns: how the application is told of the key.
-pub const COLUMNS: &[&str] = &["reference file", "pointer file", "URI", "engine"];
+pub const COLUMNS: &[&str] =
+    &["reference file", "pointer file", "URI", "engine: reference file", "engine: id"];
 
 const BEGIN: &str = "<!-- the table is written by `make applications` -->\n";
 const END: &str = "<!-- its end -->\n";

@@ -135,6 +135,52 @@ fn programs_that_ask_for_another_id_find_it_where_the_configuration_says_so() {
 }
 
 #[test]
+fn the_pins_file_is_read_when_the_engine_is_put_to_use_whatever_the_order_of_the_lines() {
+    let hsm = Hsm::new();
+    let key = hsm.import_rsa(2048, "engine-key");
+    let (library, module) = (provider().display().to_string(), Recorder::module().display().to_string());
+    let file = hsm.token.path("pin.once");
+    let pin = format!("file:{file}");
+    let engine = [("dynamic_path", &library[..])];
+    let ours = [("pkcs11-module-path", &module[..]), ("pkcs11-module-token-pin", &pin)];
+    let used = [("default_algorithms", "RSA")];
+    let takes = [("hsmkey-reference-files", "engine")];
+    for lines in [
+        [&engine[..], &takes, &ours, &used].concat(),
+        [&engine[..], &takes, &used, &ours].concat(),
+        // 1.1.1 has nobody else who could take the files.
+        [&engine[..], &ours, &used].concat(),
+    ] {
+        hsm.configure_engine(&[&lines[..], &[("init", "0")]].concat());
+        let told = lines.contains(&takes[0]);
+        for openssl in OpenSsl::with_engines().iter().filter(|openssl| told || !openssl.has_providers()) {
+            hsm.token.write("pin.once", &hsm.token.pin);
+            let sign = ["rights", &file, &key.file, &key.public_file];
+            hsm.program(compiled(openssl), sign).succeeds();
+        }
+    }
+}
+
+#[test]
+fn the_log_is_where_the_last_lines_say_too() {
+    let hsm = Hsm::new();
+    let key = hsm.import_rsa(2048, "engine-key");
+    hsm.token.write("document", "some octets");
+    let log = format!("file:{}", hsm.token.path("told"));
+    let put_to_use = [("hsmkey-reference-files", "engine"), ("default_algorithms", "RSA")];
+    configure(
+        &hsm,
+        &[&put_to_use[..], &[("hsmkey-sha1", "warn"), ("hsmkey-log", &log), ("init", "0")]].concat(),
+    );
+    for openssl in OpenSsl::with_engines() {
+        openssl.with(&hsm, ["dgst", "-sha1", "-sign", &key.file, "-out", "signature", "document"]).succeeds();
+        let told = fs::read_to_string(hsm.token.path("told")).unwrap_or_default();
+        assert_eq!(told.matches("SHA-1").count(), 1, "{}: {told}", openssl.version);
+        fs::remove_file(hsm.token.path("told")).unwrap();
+    }
+}
+
+#[test]
 fn after_a_bad_value_nothing_is_signed_and_no_message_shows_it() {
     let (hsm, key) = setting();
     for (name, value) in [

@@ -9,6 +9,7 @@
  *     engine_keys file-threads COUNT FILE PUBLIC    8 threads sign COUNT messages each with a key file that nobody has used
  *     engine_keys pin PIN ID PUBLIC           the application's UI_METHOD gives the PIN
  *     engine_keys certificate ID FILE         the certificate is that of the file
+ *     engine_keys rights PINFILE FILE PUBLIC  signs with a key file once the file of the PIN is gone: a server without its rights
  *     engine_keys id ID                       the engine of that name has that id
  *
  * Every signature is verified. Exit status 1 for a failure, 3 for an error queue that is not empty after a success.
@@ -363,6 +364,16 @@ int main(int argc, char **argv)
         return leave(argv[2], argv[3]);
     if (strcmp(argv[1], "pin") == 0)
         return prompted(argv[2], argv[3]);
+    if (strcmp(argv[1], "rights") == 0) {
+        if (unlink(argv[2]) != 0)
+            failed(argv[2]);
+        count = 1;
+        private_key = read_key(argv[3], 0);
+        files(argv[3]);
+        EVP_PKEY_free(private_key);
+        EVP_PKEY_free(public_key);
+        return 0;
+    }
     count = atoi(argv[2]);
     if (strncmp(argv[1], "file", 4) == 0) {
         private_key = read_key(argv[3], 0);

@@ -59,6 +59,20 @@ impl Server {
         server
     }
 
+    /// The same for a program that may not start: how it ended then.
+    pub fn attempt(program: Program, port: u16, log: &Path) -> Result<Self, std::process::ExitStatus> {
+        let mut child = program.start(open(log));
+        let begun = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            if let Some(status) = child.try_wait().expect("a child can be waited for") {
+                return Err(status);
+            }
+            assert!(begun.elapsed() < PATIENCE, "nobody listens on {port} and nothing ends");
+            std::thread::sleep(POLL);
+        }
+        Ok(Self { pid: child.id(), child: Some(child), log: log.to_owned() })
+    }
+
     /// Runs a program that goes into the background and writes its process's number to a file, and waits until it listens.
     pub fn background(program: Program, port: u16, pid_file: &Path, log: &Path) -> Self {
         let status = program.start(open(log)).wait().expect("a child can be waited for");

@@ -62,8 +62,9 @@ impl Outcome for *mut EVP_PKEY {
 unsafe extern "C" fn init<T: Engine, const P: usize>(engine: *mut ENGINE) -> c_int {
     // SAFETY: OpenSSL's ENGINE.
     unsafe {
-        with::<T, P, boundary::Verdict>(engine, |_, bound| {
-            bound.engine.initialised();
+        with::<T, P, boundary::Verdict>(engine, |library, bound| {
+            bound.in_use.store(true, Ordering::Relaxed);
+            bound.prepare(library);
             Ok(boundary::Verdict(true))
         })
     }
@@ -106,6 +107,13 @@ unsafe fn with<T: Engine, const P: usize, R: Outcome>(
 }
 
 impl<T: Engine> Bound<T> {
+    /// Once the engine is in use, and again after each control.
+    fn prepare(&self, library: &Library) {
+        if self.in_use.load(Ordering::Relaxed) && library.is_for_every_rsa(&self.engine) {
+            self.engine.prepare();
+        }
+    }
+
     /// The way to ask the user: the one that came with the call, else the one that a control has set.
     ///
     /// # Safety
@@ -143,6 +151,7 @@ unsafe extern "C" fn control<T: Engine, const P: usize>(
                 if !unsafe { library.offer_rsa(engine, &bound.engine) } {
                     bail!(HostUnusable, "it does not take the RSA method");
                 }
+                bound.prepare(library);
                 Ok(())
             }
             Given::UserInterface(method) => {

@@ -16,7 +16,7 @@ mod ui;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
-use std::sync::atomic::AtomicPtr;
+use std::sync::atomic::{AtomicBool, AtomicPtr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use zeroize::Zeroizing;
@@ -81,8 +81,9 @@ pub trait Engine: Sized + Send + Sync + 'static {
     /// Whether, where OpenSSL knows providers, every RSA key of the process may be given our method.
     fn takes_every_rsa(&self) -> bool;
 
-    /// The engine is in use: its method may be registered for every RSA. No HSM may be asked yet.
-    fn initialised(&self);
+    /// Keys of the application may turn out to be ours: what can only be read now, before a server gives up its rights, is read. No HSM
+    /// may be asked yet.
+    fn prepare(&self);
 
     /// Whether an RSA that looks like a whole key may stand for one of ours.
     fn by_modulus(&self) -> bool;
@@ -192,6 +193,8 @@ struct Bound<T> {
     engine: T,
     /// The ids that the engine has had, the last one now. OpenSSL keeps a pointer only, and other threads may be reading an old one.
     ids: Mutex<Vec<CString>>,
+    /// Whether OpenSSL has initialised it.
+    in_use: AtomicBool,
     /// The UI_METHOD that a control has set, and what it is given.
     ui: AtomicPtr<c_void>,
     ui_data: AtomicPtr<c_void>,
@@ -249,6 +252,10 @@ pub unsafe fn bind<T: Engine>(
 }
 
 impl Library {
+    fn is_for_every_rsa<T: Engine>(&self, ours: &T) -> bool {
+        !self.functions.errors.are_of_openssl_3() || ours.takes_every_rsa()
+    }
+
     /// Offers the method for every RSA, which openssl.cnf registers by `default_algorithms`. Where OpenSSL knows providers a software
     /// key with a method of an engine's is no longer what it was (it cannot be duplicated), and a configuration for all versions must
     /// not do that by the way. It is not taken back: a registered engine without a method would leave the process without RSA.
@@ -256,9 +263,8 @@ impl Library {
     /// # Safety
     /// `engine` is a live ENGINE of this libcrypto.
     unsafe fn offer_rsa<T: Engine>(&self, engine: *mut ENGINE, ours: &T) -> bool {
-        let wanted = !self.functions.errors.are_of_openssl_3() || ours.takes_every_rsa();
         // SAFETY: a live ENGINE; a method that is never freed.
-        !wanted || unsafe { (self.functions.ENGINE_set_RSA)(engine, self.rsa.any) == 1 }
+        !self.is_for_every_rsa(ours) || unsafe { (self.functions.ENGINE_set_RSA)(engine, self.rsa.any) == 1 }
     }
 }
 
@@ -275,6 +281,7 @@ unsafe fn set_up<T: Engine>(
     let bound = Bound {
         engine: T::new(PublicKeys(library)),
         ids: Mutex::default(),
+        in_use: AtomicBool::new(false),
         ui: AtomicPtr::new(ptr::null_mut()),
         ui_data: AtomicPtr::new(ptr::null_mut()),
     };
