@@ -143,7 +143,7 @@ impl Slot {
                         // Another user of the module in this process, or a process that this is a child of.
                         Err(Failed { rv: CKR_USER_ALREADY_LOGGED_IN, .. }) => return Ok(Arc::clone(pin)),
                         Err(failed) => {
-                            let Some(error) = self.rejection(failed, pin, authenticator.advice()) else {
+                            let Some(error) = self.rejection(failed, pin, &authenticator.advice()) else {
                                 return Err(failed.into());
                             };
                             attempt.rejected();
@@ -188,7 +188,7 @@ impl Slot {
             }
             CKR_PIN_INCORRECT | CKR_PIN_INVALID | CKR_PIN_LEN_RANGE | CKR_PIN_EXPIRED => {
                 let separator = if advice.is_empty() { "" } else { "; " };
-                let detail = format!("it is not tried again before it is changed{separator}{advice}");
+                let detail = format!("{advice}{separator}it is not tried again before it is changed");
                 Some(Error::new(Reason::PinRejected, detail).with_call(failed.call()))
             }
             _ => None,

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use once_cell::race::OnceBox;
 use zeroize::Zeroizing;
 
-use super::{Key, ambiguous, distinct};
+use super::{Key, absent, ambiguous, distinct};
 use crate::config::{Config, LoadBehaviour, Sha1};
 use crate::environment::Environment;
-use crate::error::{Error, Reason, Result};
+use crate::error::Result;
 use crate::hsm::{Authenticator, Hsm, NewKey, Object, ObjectClass, Query, Settings, Verifier};
 use crate::pin::PinSource;
 use crate::public::PublicKey;
@@ -109,7 +109,7 @@ impl Keys {
         let found = distinct(hsm.list(&query, &authenticator)?);
         let mut keys = found.iter().map(Key::found).collect::<Result<Vec<_>>>()?;
         match keys.len() {
-            0 => Err(Error::new(Reason::KeyNotFound, uri.address().to_string())),
+            0 => Err(absent(uri)),
             1 => {
                 let key = keys.remove(0).called(uri);
                 self.warm(&key);

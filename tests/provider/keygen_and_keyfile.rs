@@ -264,6 +264,7 @@ fn a_wrong_pin_is_tried_once_and_shown_nowhere() {
     let refused = hsmkey(&hsm, &["keyfile", "pkcs11:object=k"]).fails();
     assert_eq!(refused.status.code(), Some(1));
     assert!(refused.stderr.contains("CKR_PIN_INCORRECT"), "{refused}");
+    assert!(refused.stderr.contains(&hsm.token.pin_file()), "{refused}");
     assert!(!refused.stderr.contains("not the password"), "{refused}");
     assert_eq!(refused.stderr.lines().count(), 1, "{refused}");
     assert_eq!(hsm.recorder.counts().get("calls.C_Login"), 1);
