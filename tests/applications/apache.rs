@@ -43,6 +43,15 @@ fn serves(name: &str, mpm: &str, sizes: &str) {
     });
 }
 
+/// Puts the key's certificate into the HSM, and gives its URI.
+fn certificate_in_the_token(site: &Site) -> String {
+    site.hsm.token.write_certificate("certificate.pem", "service", "0a");
+    site.hsm.recorder.settings("rules = on\nlatency = 0\ncertificates = on\ncertificate_reads = 1000");
+    // What pkcs11-tool wrote is its user's alone.
+    site.open_to_others();
+    format!("pkcs11:token={};object=service;type=cert", site.hsm.token_label)
+}
+
 fn serve(site: &Site, program: &str, mpm: &str, sizes: &str) {
     let modules = ["/usr/lib/apache2/modules", "/usr/lib64/httpd/modules"];
     let modules =
@@ -50,7 +59,10 @@ fn serve(site: &Site, program: &str, mpm: &str, sizes: &str) {
     let load = |name: &str| format!("LoadModule {name}_module {modules}/mod_{name}.so\n");
     let load: String = [mpm, "authz_core", "socache_shmcb", "ssl"].map(load).concat();
     let (directory, www, log) = (site.directory("apache"), site.directory("www"), &site.log);
-    let snippet = site.configure("apache.conf", &[]);
+    // Once with the certificate in the token as well.
+    let by_uri = mpm == "mpm_event" && site.key.starts_with("pkcs11:") && !sizes.contains("SSLCryptoDevice");
+    let certificate = if by_uri { certificate_in_the_token(site) } else { site.certificate.clone() };
+    let snippet = site.configure("apache.conf", &[("/etc/pki/server.pem", &certificate)]);
     if sizes.contains("SSLCryptoDevice pkcs11") {
         symlink(provider(), format!("{directory}/pkcs11.so")).expect("our own directory");
     }
@@ -79,6 +91,8 @@ fn serve(site: &Site, program: &str, mpm: &str, sizes: &str) {
     });
     let said = server.stop("TERM");
     nobody_crashed(&said);
+    // AH02568 names both.
+    assert!(said.contains(&format!("configured from {certificate} and")), "{said}");
     // A child that crashed (AH00051, AH00052), one that had to be killed (AH00046).
     for wrong in ["AH00051", "AH00052", "AH00046"] {
         assert!(!said.contains(wrong), "{said}");

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::site::{Form, by_engine, by_engine_id, every};
+use crate::site::{Form, Site, by_engine, by_engine_id, every};
 use crate::support::Program;
 
 /// The command of docs/applications.md.
@@ -44,34 +44,43 @@ fn windows_program() -> Vec<u8> {
     file
 }
 
+/// The command of docs/applications.md.
+pub const SBSIGN: &str =
+    "sbsign --key /etc/pki/server.key --cert /etc/pki/server.pem --output signed.efi program.efi";
+
 #[test]
 fn osslsigncode_signs_for_windows() {
-    every("osslsigncode", "osslsigncode", Form::FILES, |site| {
-        site.hsm.token.write("program.exe", windows_program());
-        for digest in ["sha1", "sha256"] {
-            let command = site.here(OSSLSIGNCODE).replace("sha256", digest);
-            let words: Vec<&str> = command.split(' ').skip(1).collect();
-            site.program("osslsigncode", &words).succeeds();
-            let verify = ["verify", "-CAfile", &site.certificate, "-in", "signed.exe"];
-            let verified = Program::new("osslsigncode", verify).current_dir(site.path("")).succeeds();
-            let said = verified.text().to_lowercase();
-            assert!(said.contains(&format!("message digest algorithm  : {digest}")), "{verified}");
-            fs::remove_file(site.path("signed.exe")).expect("it was written");
-        }
-        site.signed(2);
-    });
+    every("osslsigncode", "osslsigncode", Form::FILES, osslsigncode);
+    by_engine("osslsigncode", "osslsigncode", osslsigncode);
+}
+
+fn osslsigncode(site: &Site) {
+    site.hsm.token.write("program.exe", windows_program());
+    for digest in ["sha1", "sha256"] {
+        let command = site.here(OSSLSIGNCODE).replace("sha256", digest);
+        let words: Vec<&str> = command.split(' ').skip(1).collect();
+        site.program("osslsigncode", &words).succeeds();
+        let verify = ["verify", "-CAfile", &site.certificate, "-in", "signed.exe"];
+        let verified = Program::new("osslsigncode", verify).current_dir(site.path("")).succeeds();
+        let said = verified.text().to_lowercase();
+        assert!(said.contains(&format!("message digest algorithm  : {digest}")), "{verified}");
+        fs::remove_file(site.path("signed.exe")).expect("it was written");
+    }
+    site.signed(2);
 }
 
 #[test]
-fn sbsign_signs_by_the_engine() {
-    let sign = |site: &crate::site::Site, options: &[&str]| {
+fn sbsign_signs_for_secure_boot() {
+    let sign = |site: &Site, options: &[&str]| {
         site.hsm.token.write("program.efi", windows_program());
-        let own = ["--key", &site.key, "--cert", &site.certificate, "--output", "signed.efi", "program.efi"];
+        let command = site.here(SBSIGN);
+        let own: Vec<&str> = command.split(' ').skip(1).collect();
         site.program("sbsign", &[options, &own].concat()).current_dir(site.path("")).succeeds();
         let verify = ["--cert", &site.certificate, "signed.efi"];
         Program::new("sbverify", verify).current_dir(site.path("")).succeeds();
         site.signed(1);
     };
+    every("sbsign", "sbsign", Form::FILES, |site| sign(site, &[]));
     by_engine("sbsign", "sbsign", |site| sign(site, &[]));
     by_engine_id("sbsign", "sbsign", str::to_owned, |site| sign(site, &["--engine", "hsmkey"]));
 }
