@@ -2,7 +2,7 @@
 
 use hsmkey::error::Reason;
 
-use crate::support::{Hsm, Program};
+use crate::support::{Hsm, Program, repository};
 
 /// `openssl genpkey` with hsmkey's key manager.
 fn genpkey(hsm: &Hsm, options: &[&str]) -> Program {
@@ -92,6 +92,22 @@ fn genpkey_makes_elliptic_keys_and_their_key_files() {
             let verify = ["pkeyutl", "-verify", "-rawin", "-pubin", "-inkey", "made.pub", "-in", "document"];
             stock(&[&verify[..], &["-sigfile", "signature"]].concat()).succeeds();
         }
+    }
+}
+
+#[test]
+fn what_the_page_says_of_genpkey_is_what_happens() {
+    let page = std::fs::read_to_string(repository().join("docs/applications.md")).unwrap();
+    let commands: Vec<&str> = page.lines().filter(|line| line.starts_with("openssl genpkey ")).collect();
+    assert!(commands.len() >= 2);
+    let hsm = Hsm::cloudhsm();
+    for command in commands {
+        let words: Vec<&str> = command.split(' ').skip(1).collect();
+        hsm.openssl(&words).succeeds();
+        signs(&hsm, words.last().unwrap(), "-sha256", &[]);
+    }
+    for option in ["pkcs11_uri", "pkcs11_key_usage", "hsmkey_extractable"] {
+        assert!(page.contains(&format!("\n| `{option}` | ")), "{option}");
     }
 }
 
