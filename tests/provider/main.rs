@@ -19,6 +19,7 @@ mod keygen_and_keyfile;
 mod memory;
 mod ordinary_key_files;
 mod pin;
+mod pss;
 mod readme;
 mod requests;
 mod scripts;

@@ -113,6 +113,10 @@ fn a_listing_has_everything_and_a_search_what_is_sought() {
         last.strip_prefix("Total found: ").expect("storeutl counts").parse::<usize>().unwrap()
     };
     assert_eq!(total(&["pkcs11:token=test"]), 5);
+    // A key is shown as its key file, which says where it is.
+    let shown = hsm.openssl(["storeutl", "-keys", "pkcs11:"]).succeeds();
+    assert_eq!(shown.text().matches("-----BEGIN RSA PRIVATE KEY-----").count(), 2, "{shown}");
+    assert!(["one", "two"].iter().all(|label| shown.text().contains(&format!("object={label};"))), "{shown}");
     assert_eq!(total(&["-keys", "pkcs11:token=test"]), 2);
     assert_eq!(total(&["-certs", "pkcs11:token=test"]), 1);
     assert_eq!(total(&["pkcs11:token=test;type=public"]), 2);
