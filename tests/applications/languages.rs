@@ -99,6 +99,14 @@ fn node_signs_and_serves_and_loads_the_key_again() {
 }
 
 #[test]
+fn node_signs_and_serves_by_the_engine() {
+    by_engine("Node.js", "node", |site| {
+        signs(site, "node", "programs/sign.js");
+        serves(site, "node", "programs/server.js", true);
+    });
+}
+
+#[test]
 fn ruby_signs_and_serves() {
     every("Ruby", "ruby", Form::FILES, |site| {
         signs(site, "ruby", "programs/sign.rb");
@@ -130,5 +138,9 @@ fn ruby_needs_nothing_else_with_the_engine() {
         let program = site.configure("programs/sign.rb", &[]);
         site.program("ruby", &[&program]).succeeds();
         verified(site);
+        let program = site.configure("programs/server.rb", &[]);
+        let server = Server::foreground(site.program("ruby", &[&program]), site.port, Path::new(&site.log));
+        site.serve(&server, &site.http(), || {});
+        nobody_crashed(&server.stop("TERM"));
     });
 }

@@ -142,7 +142,8 @@ fn tried_by_engine(
     ];
     let here: Vec<(&str, &str)> = here.iter().map(|(from, to)| (*from, &to[..])).collect();
     let text = site.configuration("engine.cnf", &here);
-    site.hsm.token.write("openssl.cnf", text);
+    let written = site.hsm.token.write("openssl.cnf", text);
+    fs::set_permissions(written, fs::Permissions::from_mode(0o644)).expect("our own file");
     test(&site);
     saw(application, "engine", "yes");
 }
