@@ -136,6 +136,16 @@ fn a_key_for_pss_signs_nothing_else() {
 }
 
 #[test]
+fn an_hsm_that_restricts_no_key_to_pss_is_told_of() {
+    let hsm = Hsm::cloudhsm();
+    let made = genpkey(&hsm, &["-algorithm", "RSA-PSS", "-pkeyopt", "pkcs11_uri:pkcs11:object=made"]).fails();
+    assert!(
+        made.stderr.contains("CKA_ALLOWED_MECHANISMS") && made.stderr.contains("C_GenerateKeyPair"),
+        "{made}"
+    );
+}
+
+#[test]
 fn without_a_name_for_it_no_key_is_made() {
     let hsm = Hsm::new();
     let outcome = genpkey(&hsm, &["-algorithm", "RSA"]).fails();

@@ -379,6 +379,17 @@ fn a_token_that_is_not_there_is_told_with_those_that_are() {
 }
 
 #[test]
+fn a_key_that_is_not_there_is_told_with_where_to_look() {
+    let hsm = Hsm::new();
+    let missing = || hsmkey(&hsm, &["keyfile", "pkcs11:object=missing"]);
+    refused(missing(), Reason::KeyNotFound, &["object=missing", "hsmkey keyfile pkcs11:"]);
+    refused(hsmkey(&hsm, &["keyfile", "pkcs11:"]), Reason::KeyNotFound, &["none"]);
+    let keys = ["one", "two"].map(|label| hsm.import_rsa(1024, label));
+    refused(hsmkey(&hsm, &["keyfile", "pkcs11:"]), Reason::KeyAmbiguous, &["object=one", "object=two"]);
+    assert!(keys.iter().all(|key| hsmkey(&hsm, &["keyfile", &key.uri]).run().status.success()));
+}
+
+#[test]
 fn a_cloudhsm_says_what_it_wants() {
     let hsm = Hsm::cloudhsm();
     for wrong in [["--bits", "1024"], ["--bits", "2100"], ["--exponent", "3"]] {

@@ -90,7 +90,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
             return Err(Error::new(Reason::KeyNotFound, detail));
         }
         [] => {
-            let detail = format!("{}; hsmkey keyfile pkcs11: says which the user sees", uri.address());
+            let advice =
+                if uri.names_a_key() { "hsmkey keyfile pkcs11: says which" } else { "there is none that" };
+            let detail = format!("{}; {advice} the user sees", uri.address());
             return Err(Error::new(Reason::KeyNotFound, detail));
         }
         [key] => key,
