@@ -172,10 +172,16 @@ pub fn distinct(objects: Vec<Object>) -> Vec<Object> {
     distinct
 }
 
+/// The error for a name that is no key's.
+pub fn absent(uri: &Uri) -> Error {
+    let detail = format!("{}; the user sees those that openssl storeutl -keys pkcs11: shows", uri.address());
+    Error::new(Reason::KeyNotFound, detail)
+}
+
 /// The error for a name that is not one key's: it lists them.
 pub fn ambiguous(keys: &[Key]) -> Error {
     let addresses = list(keys.iter().map(|key| key.address().to_owned()));
-    Error::new(Reason::KeyAmbiguous, format!("{} keys: {addresses}", keys.len()))
+    Error::new(Reason::KeyAmbiguous, format!("{} keys: {addresses}; name one of them", keys.len()))
 }
 
 /// The first of some addresses, for a message.

@@ -127,8 +127,15 @@ impl Authenticator for PinSource {
         Ok(Some(fresh))
     }
 
-    fn advice(&self) -> &'static str {
-        if self.in_openssl_cnf { CUT } else { "" }
+    fn advice(&self) -> String {
+        match &self.place {
+            Place::Spec(PinSpec::Value(_), _) if self.in_openssl_cnf => CUT.into(),
+            Place::Spec(PinSpec::File(path), _) => format!("it stands in {}", path.display()),
+            Place::Spec(PinSpec::Credential(name), _) => format!("it is systemd's credential {name}"),
+            Place::Spec(PinSpec::Env(name), _) => format!("it is {name} in the environment"),
+            Place::Variable(name, _) => format!("it is {name} in the environment"),
+            Place::Spec(PinSpec::Value(_), _) | Place::None(_) => String::new(),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use cryptoki_sys::*;
 use super::object::{self, Template};
 use super::reach::Reach;
 use super::recover::{Ladder, Trouble};
+use super::rv::Failed;
 use super::search::{self, Seen, Visit};
 use super::{Authenticator, Hsm, Object, ObjectClass, Query};
 use crate::error::{Error, Reason, Result};
@@ -107,7 +108,7 @@ fn once(visit: &Visit, key: &NewKey, seen: &mut Seen) -> Result<Object, Trouble>
         let (mechanism, mut public, mut private) = templates(key);
         let module = slot.module();
         let pair = object::generate_pair(module, session, mechanism, &mut public, &mut private);
-        let pair = pair.map_err(|failed| Trouble::Unclear(failed, failed.error()))?;
+        let pair = pair.map_err(|failed| Trouble::Unclear(failed, refusal(&key.kind, failed)))?;
         let generated = visit.generated(&slot, session, pair, reach.epoch(), login);
         // Not to be repeated from the beginning.
         made = Some(generated.map_err(|trouble| {
@@ -122,6 +123,17 @@ fn once(visit: &Visit, key: &NewKey, seen: &mut Seen) -> Result<Object, Trouble>
         Ok(())
     })?;
     made.ok_or_else(|| Error::from(Reason::Internal).into())
+}
+
+/// What is said of a pair that the HSM does not make.
+fn refusal(kind: &NewKeyKind, failed: Failed) -> Error {
+    let of_template = [CKR_TEMPLATE_INCONSISTENT, CKR_ATTRIBUTE_TYPE_INVALID].contains(&failed.rv);
+    if of_template && matches!(kind, NewKeyKind::Rsa { pss_only: true, .. }) {
+        let detail =
+            "it does not restrict keys to PSS (CKA_ALLOWED_MECHANISMS); any RSA key signs with PSS as well";
+        return Error::new(Reason::HsmCall, detail).with_call(failed.call());
+    }
+    failed.error()
 }
 
 /// The mechanism, and the attributes of the public and of the private half (PKCS#11 v2.40 sections 4.9 and 4.10; mechanisms,

@@ -54,7 +54,7 @@ pub(super) fn explain(path: &Path, dlerror: &str) -> Error {
         // A name without a slash is looked for where the loader looks.
         Err(_) if !path.to_string_lossy().contains('/') => dlerror.to_owned(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            format!("{path_text}: there is no such file")
+            format!("{path_text}: there is no such file; the HSM's client software brings it along")
         }
         Err(error) => format!("{path_text}: {error}"),
         Ok(mut file) => {

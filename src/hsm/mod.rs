@@ -152,9 +152,9 @@ pub trait Authenticator: Send + Sync {
     /// As for [`Authenticator::pin`].
     fn refresh(&self) -> Result<Option<Credential>>;
 
-    /// What may be wrong with a PIN from this source that is rejected; empty where there is nothing special about it.
-    fn advice(&self) -> &'static str {
-        ""
+    /// Where a PIN that is rejected stands, and what may be wrong with one from there; empty where there is nothing to be said.
+    fn advice(&self) -> String {
+        String::new()
     }
 }
 

@@ -164,8 +164,12 @@ pub(super) fn bind(
     if let Some(lost) = lost.or(reach.unanswered().map(|failed| (failed, None))) {
         return Err(seen.lost(lost));
     }
-    let reason = if others { Reason::KeyMismatch } else { Reason::KeyNotFound };
-    Err(Error::new(reason, address(query)).into())
+    let (reason, advice) = if others {
+        (Reason::KeyMismatch, "where that is the right one, write the key file anew")
+    } else {
+        (Reason::KeyNotFound, "it was deleted, or the user has no share in it")
+    };
+    Err(Error::new(reason, format!("{}; {advice}", address(query))).into())
 }
 
 /// One search.

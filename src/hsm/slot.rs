@@ -244,7 +244,7 @@ impl Slot {
                             return Ok(Login::Stood(Arc::clone(pin)));
                         }
                         Err(failed) => {
-                            let Some(error) = self.rejection(failed, pin, authenticator.advice()) else {
+                            let Some(error) = self.rejection(failed, pin, &authenticator.advice()) else {
                                 return Err(failed.into());
                             };
                             attempt.rejected();
@@ -294,7 +294,7 @@ impl Slot {
             }
             CKR_PIN_INCORRECT | CKR_PIN_INVALID | CKR_PIN_LEN_RANGE | CKR_PIN_EXPIRED => {
                 let separator = if advice.is_empty() { "" } else { "; " };
-                let detail = format!("it is not tried again before it is changed{separator}{advice}");
+                let detail = format!("{advice}{separator}it is not tried again before it is changed");
                 Some(Error::new(Reason::PinRejected, detail).with_call(failed.call()))
             }
             _ => None,

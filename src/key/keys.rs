@@ -6,11 +6,11 @@ use std::sync::Arc;
 use once_cell::race::OnceBox;
 use zeroize::Zeroizing;
 
-use super::{Key, ambiguous, distinct};
+use super::{Key, absent, ambiguous, distinct};
 use crate::chain::Chain;
 use crate::config::{Config, LoadBehaviour, Sha1};
 use crate::environment::Environment;
-use crate::error::{Error, Reason, Result};
+use crate::error::Result;
 use crate::hsm::family;
 use crate::hsm::{Authenticator, Hsm, NewKey, Object, ObjectClass, Query, Settings, Verifier};
 use crate::pin::PinSource;
@@ -113,7 +113,7 @@ impl Keys {
         let found = distinct(hsm.list(&query, &authenticator)?);
         let mut keys = found.iter().map(Key::found).collect::<Result<Vec<_>>>()?;
         match keys.len() {
-            0 => Err(Error::new(Reason::KeyNotFound, uri.address().to_string())),
+            0 => Err(absent(uri)),
             1 => {
                 let key = keys.remove(0).called(uri);
                 self.warm(&key);

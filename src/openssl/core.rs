@@ -291,6 +291,19 @@ impl<'a> Bio<'a> {
         }
     }
 
+    /// Whether what follows is there to be read and read again, as in a file. Of a pipe nothing is: to read on would be to wait for whoever
+    /// writes, and what was read too much would be lost.
+    pub fn lies_open(&mut self) -> bool {
+        let Some((start, next)) = self.tell().and_then(|start| Some((start, start.checked_add(1)?))) else {
+            return false;
+        };
+        // What a BIO returns for a place that it cannot go to, its kinds do not agree on.
+        self.seek(next);
+        let moved = self.tell() == Some(next);
+        self.seek(start);
+        moved
+    }
+
     /// Reads up to `limit` bytes, to the end. More than `limit` is cut.
     pub fn read_to_end(&mut self, limit: usize) -> Vec<u8> {
         let mut data = Vec::new();

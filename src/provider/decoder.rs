@@ -104,7 +104,7 @@ fn skip_explanation(input: &mut Bio) {
     let mut buffer = [0; 256];
     // More than these is somebody else's text.
     for _ in 0..MOST_LINES {
-        let Some(start) = input.tell() else { return };
+        let Some(start) = input.tell().filter(|_| input.lies_open()) else { return };
         match input.read_line(&mut buffer) {
             Some(line) if line.starts_with(b"#") => {
                 let mut ended = line.ends_with(b"\n");

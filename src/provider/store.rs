@@ -9,9 +9,9 @@ use zeroize::Zeroizing;
 use super::Provider;
 use super::key::{Key, Listing};
 use crate::certificate::Names;
-use crate::error::{Error, Reason, Result};
+use crate::error::Result;
 use crate::hsm::ObjectClass;
-use crate::key::ambiguous;
+use crate::key::{absent, ambiguous};
 use crate::openssl::bindings as c;
 use crate::openssl::core::{Core, HasCore, Prompt};
 use crate::openssl::operation::store::Expected;
@@ -211,7 +211,7 @@ impl Store {
             }
         }
         if private.is_empty() && class == Some(ObjectClass::PrivateKey) {
-            return Err(Error::new(Reason::KeyNotFound, uri.address().to_string()));
+            return Err(absent(&uri));
         }
         if private.len() > 1 {
             let error = ambiguous(&private);

@@ -21,14 +21,16 @@ fn haproxy_serves_in_a_chroot_through_a_reload() {
     if !is_root("HAProxy in a chroot") {
         return;
     }
-    every("HAProxy in a chroot", "haproxy", Form::FILES, |site| {
+    let serve_in_it = |site: &Site| {
         let root = chroot(site);
         let snippet = bundled(site);
         let text = fs::read_to_string(&snippet).expect("our own file");
         let text = text.replace("global\n", &format!("global\n    chroot {root}\n"));
         fs::write(&snippet, text).expect("our own file");
         serve(site, &snippet);
-    });
+    };
+    every("HAProxy in a chroot", "haproxy", Form::FILES, serve_in_it);
+    by_engine("HAProxy in a chroot", "haproxy", serve_in_it);
 }
 
 /// HAProxy with one thread, and a C_Sign of so many milliseconds.

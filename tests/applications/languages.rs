@@ -96,6 +96,14 @@ fn node_signs_and_serves_and_loads_the_key_again() {
 }
 
 #[test]
+fn node_signs_and_serves_by_the_engine() {
+    by_engine("Node.js", "node", |site| {
+        signs(site, "node", "programs/sign.js");
+        serves(site, "node", "programs/server.js", true);
+    });
+}
+
+#[test]
 fn ruby_signs_and_serves() {
     every("Ruby", "ruby", Form::FILES, |site| {
         signs(site, "ruby", "programs/sign.rb");
@@ -145,5 +153,43 @@ fn ruby_needs_nothing_else_with_the_engine() {
         let program = site.configure("programs/sign.rb", &[]);
         site.program("ruby", &[&program]).succeeds();
         verified(site);
+        let program = site.configure("programs/server.rb", &[]);
+        let server = Server::foreground(site.program("ruby", &[&program]), site.port, Path::new(&site.log));
+        site.serve(&server, &site.http(), || {});
+        nobody_crashed(&server.stop("TERM"));
+    });
+}
+
+/// What programs ask a key in the HSM (`key`), held against the same key in software (`same`) and its public half (`half`).
+const QUESTIONS: &str = r#"
+key, same, half = ARGV.map { |file| OpenSSL::PKey.read(File.read(file)) }
+is = ->(what, fact) { fact or abort(what) }
+is["private", key.private? && same.private? && !half.private?]
+is["public", key.public? && same.public? && half.public?]
+again = OpenSSL::PKey.read(key.to_pem)
+is["its PEM", same.verify("SHA256", again.sign("SHA256", "x"), "x") && key.export == key.to_s]
+is["a software key's PEM", OpenSSL::PKey.read(same.to_pem).to_der == same.to_der && OpenSSL::PKey.read(half.to_pem).compare?(half)]
+is["its DER", begin key.to_der; false; rescue OpenSSL::PKey::PKeyError; true; end]
+is["an encrypted PEM", begin key.to_pem(OpenSSL::Cipher.new("aes-128-cbc"), "secret"); false; rescue OpenSSL::PKey::PKeyError; true; end]
+if key.oid == "rsaEncryption"
+  is["its numbers", key.n == same.n && key.e == same.e && key.params["n"] == same.n && half.n == same.n]
+  is["no secret numbers", %w[d p q dmp1 dmq1 iqmp].all? { |name| key.public_send(name).nil? && same.public_send(name) }]
+  is["raw signatures", same.public_decrypt(key.private_encrypt("x")) == "x" && key.public_decrypt(same.private_encrypt("x")) == "x"]
+  is["decryption", key.private_decrypt(key.public_encrypt("x")) == "x"]
+else
+  is["its group and point", key.group == same.group && key.public_key == same.public_key && half.public_key == same.public_key]
+  is["no secret number", key.private_key.nil? && same.private_key && key.private_key? && key.public_key? && !half.private_key?]
+  peer = OpenSSL::PKey::EC.generate("prime256v1")
+  is["a common secret", key.dh_compute_key(peer.public_key) == peer.dh_compute_key(key.public_key)]
+end
+"#;
+
+#[test]
+fn ruby_gets_an_answer_to_every_question_about_a_key() {
+    every("Ruby", "ruby", Form::FILES, |site| {
+        let first = repository().join("conf/hsmkey.rb");
+        let files = [&site.key, &site.files.software_file, &site.files.public_file].map(String::as_str);
+        let arguments = [&["-r", first.to_str().expect("a path"), "-e", QUESTIONS][..], &files].concat();
+        site.program("ruby", &arguments).succeeds();
     });
 }

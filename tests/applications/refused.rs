@@ -77,7 +77,7 @@ pub fn xmlsec1_refuses(site: &Site) {
 
 /// Without hsmkey. Once it has said that it cannot sign, opendkim-testmsg itself crashes.
 pub fn opendkim_refuses(site: &Site) {
-    let failed = on_hsm(site, &opendkim(site), MAIL).run();
+    let failed = on_hsm(site, OPENDKIM, MAIL).run();
     assert!(!failed.status.success() && failed.stdout.is_empty() && !failed.stderr.is_empty(), "{failed}");
 }
 

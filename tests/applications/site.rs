@@ -226,7 +226,7 @@ impl Site {
     }
 
     /// Workers are somebody else, who may use the token and may not read the PIN's and the key's file.
-    fn open_to_others(&self) {
+    pub fn open_to_others(&self) {
         let mode = |path: &str, mode| {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("our own file");
         };

@@ -42,8 +42,13 @@ fn a_wrong_pin_is_tried_once() {
         hsm.recorder.reset();
         let said = refused(sign(&hsm, name), Reason::PinRejected);
         assert!(said.contains("CKR_PIN_INCORRECT") && !said.contains("not the password"), "{said}");
+        assert!(said.contains(&hsm.token.pin_file()), "it says where the PIN stands: {said}");
         assert_eq!(logins(&hsm), 1);
     }
+    hsm.configure(&[("pkcs11-module-token-pin", "env:SECRET")]);
+    let said =
+        refused(sign(&hsm, &key.file).env("SECRET", "crypto_user:not the password"), Reason::PinRejected);
+    assert!(said.contains("SECRET") && !said.contains("not the password"), "{said}");
 }
 
 #[test]
@@ -100,7 +105,7 @@ fn a_directive_with_an_unknown_value_is_named() {
 fn a_key_that_is_not_there_is_named() {
     let (hsm, key) = hsm();
     let said = refused(sign(&hsm, "pkcs11:object=absent;type=private"), Reason::KeyNotFound);
-    assert!(said.contains("absent"), "{said}");
+    assert!(said.contains("absent") && said.contains("storeutl"), "{said}");
     let absent = key_file(&hsm, &key, "pkcs11:object=absent", "absent.key");
     refused(sign(&hsm, &absent), Reason::KeyNotFound);
 }
@@ -277,8 +282,9 @@ fn a_uri_that_is_none_is_named() {
 #[test]
 fn a_damaged_key_file_is_named_and_is_no_software_key() {
     let (hsm, key) = hsm();
-    let pem = fs::read(&key.file).unwrap();
-    let der = pem_rfc7468::decode_vec(hsmkey::keyfile::first_block(&pem).0).unwrap().1;
+    let file = fs::read(&key.file).unwrap();
+    let pem = keyfile::first_block(&file).0;
+    let der = pem_rfc7468::decode_vec(pem).unwrap().1;
     let rsa =
         |der: &[u8]| pem_rfc7468::encode_string("RSA PRIVATE KEY", pem_rfc7468::LineEnding::LF, der).unwrap();
     let mut later = der.clone();
@@ -296,7 +302,7 @@ fn a_damaged_key_file_is_named_and_is_no_software_key() {
         let cut = hsm.token.write("shorter.key", &pem[..length]);
         refused(sign(&hsm, &cut), Reason::BadKeyFile);
     }
-    let mut changed = pem.clone();
+    let mut changed = pem.to_vec();
     changed[pem.len() / 2] = b'!';
     let changed = hsm.token.write("changed.key", changed);
     refused(sign(&hsm, &changed), Reason::BadKeyFile);

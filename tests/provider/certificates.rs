@@ -1,6 +1,7 @@
 //! Certificates and messages that are signed with the key in the HSM.
 
 use std::fs;
+use std::time::Duration;
 
 use hsmkey::keyfile::write_pointer;
 use hsmkey::public::{PublicKey, RsaPublicKey};
@@ -151,6 +152,21 @@ fn a_store_reads_a_key_file_to_its_end_and_finds_nothing_strange() {
                     openssl.version
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn a_key_file_that_comes_through_a_pipe_is_read_no_further_than_its_block() {
+    let hsm = Hsm::new();
+    // Whoever writes leaves the pipe open.
+    let script = "mkfifo pipe; { exec 3> pipe; cat \"$KEY\" >&3; exec sleep 30; } > /dev/null 2>&1 &\n\
+                  \"$OPENSSL\" pkey -in pipe -pubout; status=$?; kill $!; rm pipe; exit $status";
+    for key in [hsm.import_rsa(2048, "reference"), hsm.import_ec("prime256v1", "pointer")] {
+        for openssl in OpenSsl::with_providers() {
+            let read = hsm.program("sh", ["-c", script]).env("KEY", &key.file);
+            let read = read.env("OPENSSL", openssl.command()).limit(Duration::from_secs(20)).succeeds();
+            assert_eq!(read.stdout, fs::read(&key.public_file).unwrap(), "{}", openssl.version);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use hsmkey::error::Reason;
 use hsmkey::keyfile;
 use hsmkey::spki::spki_to_public;
 use hsmkey::uri::Uri;
@@ -97,6 +98,7 @@ fn prepare(hsm: &Hsm, key: &Key) {
     );
     stock("req -x509 -new -key KEY -subj /CN=localhost -days 60 -out own.pem");
     stock("req -new -newkey rsa:2048 -nodes -keyout leaf.key -subj /CN=leaf -out leaf.csr");
+    stock("req -x509 -newkey rsa:2048 -nodes -keyout enroller.key -subj /CN=enroller -out enroller.pem");
 }
 
 impl Desk<'_> {
@@ -110,8 +112,17 @@ impl Desk<'_> {
     }
 
     /// A command that OpenSSL itself does not have in this form.
-    fn refuses(&self, command: &str) {
-        self.hsm.openssl(self.words(command)).fails();
+    fn refuses(&self, command: &str) -> String {
+        self.hsm.openssl(self.words(command)).fails().stderr
+    }
+
+    fn is_rsa(&self) -> bool {
+        let key = self.stock("x509 -in own.pem -noout -text");
+        String::from_utf8_lossy(&key).contains("Public Key Algorithm: rsaEncryption")
+    }
+
+    fn is_file(&self) -> bool {
+        !self.key.starts_with("pkcs11:")
     }
 
     /// A stock openssl command, which succeeds.
@@ -217,9 +228,10 @@ fn ts_stamps() {
         desk.stock("ts -query -data document -sha256 -cert -out query.tsq");
         let reply =
             "ts -reply -config commands.cnf -queryfile query.tsq -signer tsa.pem -inkey KEY -out reply.tsr";
-        if desk.key.starts_with("pkcs11:") {
+        if !desk.is_file() {
             // It takes files alone: TS_CONF_load_key in crypto/ts/ts_conf.c opens one.
-            return desk.refuses(reply);
+            desk.refuses(reply);
+            return;
         }
         desk.run(reply);
         desk.stock("ts -verify -queryfile query.tsq -in reply.tsr -CAfile tsa.pem");
@@ -264,6 +276,106 @@ fn public_halves_are_shown() {
         assert_eq!(desk.run("pkey -in KEY -pubout"), public);
         assert_eq!(desk.run("x509 -in own.pem -pubkey -noout"), public);
         desk.run("pkey -in KEY -pubcheck -noout");
+    });
+}
+
+#[test]
+fn private_halves_are_written_as_key_files_and_in_no_other_way() {
+    everywhere(2, |desk| {
+        desk.run("pkey -in KEY -out again.key");
+        desk.run("pkey -in again.key -pubcheck -noout");
+        fs::write(desk.hsm.token.path("own.pub"), desk.stock("x509 -in own.pem -pubkey -noout")).unwrap();
+        desk.run("dgst -sha256 -sign again.key -out signature document");
+        desk.stock("dgst -sha256 -verify own.pub -signature signature document");
+        let command = if desk.is_rsa() { "rsa" } else { "ec" };
+        desk.run(&format!("{command} -in KEY -out again.key"));
+        desk.run("dgst -sha256 -sign again.key -out signature document");
+        desk.stock("dgst -sha256 -verify own.pub -signature signature document");
+        let mut refused = vec![
+            "pkey -in KEY -outform DER".to_owned(),
+            "pkey -in KEY -aes256 -passout pass:secret".into(),
+            "pkcs12 -export -inkey KEY -in own.pem -passout pass:secret".into(),
+            format!("{command} -in KEY -outform DER"),
+        ];
+        if desk.is_file() {
+            // It opens files alone: bio_open_default in apps/pkcs8.c.
+            refused.push("pkcs8 -topk8 -nocrypt -in KEY".into());
+        }
+        for command in refused {
+            let said = desk.refuses(&command);
+            assert!(said.contains(Reason::KeyStaysInHsm.text()), "{command}: {said}");
+        }
+    });
+}
+
+#[test]
+fn messages_and_secrets_are_decrypted() {
+    everywhere(0, |desk| {
+        desk.stock("cms -encrypt -aes128 -binary -in document -out letter -recip own.pem");
+        for recipient in ["", " -recip own.pem"] {
+            let decrypted = desk.run(&format!("cms -decrypt -in letter -inkey KEY{recipient}"));
+            assert_eq!(decrypted, b"some octets");
+        }
+        if desk.is_rsa() {
+            for padding in ["pkcs1", "oaep"] {
+                let options = format!("-pkeyopt rsa_padding_mode:{padding}");
+                desk.stock(&format!(
+                    "pkeyutl -encrypt -certin -inkey own.pem {options} -in document -out sealed"
+                ));
+                assert_eq!(
+                    desk.run(&format!("pkeyutl -decrypt -inkey KEY {options} -in sealed")),
+                    b"some octets"
+                );
+            }
+            desk.stock("smime -encrypt -aes128 -binary -in document -out letter own.pem");
+            assert_eq!(desk.run("smime -decrypt -in letter -inkey KEY"), b"some octets");
+        } else {
+            desk.stock("genpkey -algorithm EC -pkeyopt group:P-256 -out peer.key");
+            desk.stock("pkey -in peer.key -pubout -out peer.pub");
+            fs::write(desk.hsm.token.path("own.pub"), desk.stock("x509 -in own.pem -pubkey -noout")).unwrap();
+            let theirs = desk.stock("pkeyutl -derive -inkey peer.key -peerkey own.pub");
+            assert_eq!(desk.run("pkeyutl -derive -inkey KEY -peerkey peer.pub"), theirs);
+        }
+    });
+}
+
+#[test]
+fn cmp_enrols_and_rsautl_signs() {
+    everywhere(2, |desk| {
+        // The server in the command verifies the request, its protection and the proof of possession, with a key of its own.
+        desk.run(
+            "cmp -cmd cr -use_mock_srv -srv_cert enroller.pem -srv_key enroller.key -srv_trusted own.pem -rsp_cert own.pem \
+             -trusted enroller.pem -cert own.pem -key KEY -newkey KEY -subject /CN=new -certout new.pem",
+        );
+        assert_eq!(desk.stock("x509 -in new.pem"), desk.stock("x509 -in own.pem"));
+        if desk.is_rsa() {
+            desk.run("rsautl -sign -inkey KEY -in document -out signature");
+            let recovered = desk.stock("rsautl -verify -certin -inkey own.pem -in signature");
+            assert_eq!(recovered, b"some octets");
+        }
+    });
+}
+
+#[test]
+fn s_time_proves_itself() {
+    everywhere(0, |desk| {
+        let log = desk.hsm.token.write("server.log", "");
+        let port = free_port();
+        let serve = format!(
+            "s_server -accept {port} -cert own.pem -key software.key -www -Verify 1 -verify_return_error -CAfile own.pem"
+        );
+        let server = Server::foreground(desk.program(&serve), port, Path::new(&log));
+        let client = format!("s_time -connect 127.0.0.1:{port} -new -time 1 -www / -cert own.pem -key KEY");
+        if desk.is_file() {
+            let said = desk.hsm.openssl(desk.words(&client)).succeeds();
+            // It would not hear of a server that refuses its signature; it would get no page.
+            assert!(!said.text().contains(" 0 bytes read per connection"), "{said} {}", server.said());
+            assert!(desk.hsm.recorder.counts().get("calls.C_Sign") >= 1);
+        } else {
+            // SSL_CTX_use_PrivateKey_file in apps/lib/s_cb.c.
+            desk.hsm.openssl(desk.words(&client)).run();
+            assert_eq!(desk.hsm.recorder.counts().get("calls.C_Sign"), 0);
+        }
     });
 }
 

@@ -2,7 +2,7 @@
 
 use hsmkey::error::Reason;
 
-use crate::support::{Hsm, Program};
+use crate::support::{Hsm, Program, repository};
 
 /// `openssl genpkey` with hsmkey's key manager.
 fn genpkey(hsm: &Hsm, options: &[&str]) -> Program {
@@ -11,8 +11,11 @@ fn genpkey(hsm: &Hsm, options: &[&str]) -> Program {
 
 /// The attributes that pkcs11-tool shows for the private key of a label.
 fn shown(hsm: &Hsm, label: &str) -> String {
-    let listing = hsm.token.pkcs11_tool(["--list-objects", "--type", "privkey", "--label", label]);
-    listing.succeeds().text().to_owned()
+    // Some versions of it list the others as well.
+    let listing = hsm.token.pkcs11_tool(["--list-objects", "--type", "privkey"]).succeeds();
+    let line = format!("  label:      {label}\n");
+    let mut objects = listing.text().split("Private Key Object;").filter(|object| object.contains(&line));
+    objects.next().expect("a key of that label").to_owned()
 }
 
 /// Signs with a key, and verifies with stock OpenSSL.
@@ -47,6 +50,68 @@ fn genpkey_makes_an_rsa_key_and_its_key_file() {
 }
 
 #[test]
+fn genpkey_makes_elliptic_keys_and_their_key_files() {
+    for (hsm, edwards) in [(Hsm::new(), true), (Hsm::cloudhsm(), false)] {
+        for (number, curve) in ["P-256", "P-384", "P-521", "secp256k1"].into_iter().enumerate() {
+            let uri =
+                format!("pkcs11_uri:pkcs11:token={};object=made{number};id=%b{number}", hsm.token_label);
+            let group = format!("ec_paramgen_curve:{curve}");
+            let options = ["-algorithm", "EC", "-pkeyopt", &group, "-pkeyopt", &uri, "-out", "made.key"];
+            genpkey(&hsm, &options).succeeds();
+            signs(&hsm, "made.key", "-sha256", &[]);
+            signs(&hsm, &format!("pkcs11:id=%b{number};type=private"), "-sha384", &[]);
+            let shown = shown(&hsm, &format!("made{number}"));
+            assert!(shown.contains("never extractable") && shown.contains(&format!("b{number}")), "{shown}");
+            assert!(shown.contains("sign") && !shown.contains("derive"), "{shown}");
+        }
+        let uri = "pkcs11_uri:pkcs11:object=derives";
+        let options = ["-algorithm", "EC", "-pkeyopt", "group:P-256", "-pkeyopt", uri, "-out", "made.key"];
+        let usage = ["-pkeyopt", "pkcs11_key_usage:keyAgreement", "-pkeyopt", "hsmkey_extractable:1"];
+        genpkey(&hsm, &[&options[..], &usage].concat()).succeeds();
+        let shown = shown(&hsm, "derives");
+        assert!(shown.contains("derive") && !shown.contains("never extractable"), "{shown}");
+        hsm.openssl(["pkey", "-in", "made.key", "-pubout", "-out", "made.pub"]).succeeds();
+        let peer = ["genpkey", "-algorithm", "EC", "-pkeyopt", "group:P-256", "-out", "peer.key"];
+        let stock = |arguments: &[&str]| Program::stock_openssl(arguments).current_dir(hsm.token.directory());
+        stock(&peer).succeeds();
+        stock(&["pkey", "-in", "peer.key", "-pubout", "-out", "peer.pub"]).succeeds();
+        let ours =
+            hsm.openssl(["pkeyutl", "-derive", "-inkey", "made.key", "-peerkey", "peer.pub"]).succeeds();
+        let theirs = stock(&["pkeyutl", "-derive", "-inkey", "peer.key", "-peerkey", "made.pub"]).succeeds();
+        assert_eq!(ours.stdout, theirs.stdout);
+        let options =
+            ["-algorithm", "ED25519", "-pkeyopt", "pkcs11_uri:pkcs11:object=edwards", "-out", "made.key"];
+        let made = genpkey(&hsm, &options).run();
+        assert_eq!(made.status.success(), edwards, "{made}");
+        if edwards {
+            hsm.token.write("document", "some octets");
+            let sign =
+                ["pkeyutl", "-sign", "-rawin", "-inkey", "made.key", "-in", "document", "-out", "signature"];
+            hsm.openssl(sign).succeeds();
+            hsm.openssl(["pkey", "-in", "made.key", "-pubout", "-out", "made.pub"]).succeeds();
+            let verify = ["pkeyutl", "-verify", "-rawin", "-pubin", "-inkey", "made.pub", "-in", "document"];
+            stock(&[&verify[..], &["-sigfile", "signature"]].concat()).succeeds();
+        }
+    }
+}
+
+#[test]
+fn what_the_page_says_of_genpkey_is_what_happens() {
+    let page = std::fs::read_to_string(repository().join("docs/applications.md")).unwrap();
+    let commands: Vec<&str> = page.lines().filter(|line| line.starts_with("openssl genpkey ")).collect();
+    assert!(commands.len() >= 2);
+    let hsm = Hsm::cloudhsm();
+    for command in commands {
+        let words: Vec<&str> = command.split(' ').skip(1).collect();
+        hsm.openssl(&words).succeeds();
+        signs(&hsm, words.last().unwrap(), "-sha256", &[]);
+    }
+    for option in ["pkcs11_uri", "pkcs11_key_usage", "hsmkey_extractable"] {
+        assert!(page.contains(&format!("\n| `{option}` | ")), "{option}");
+    }
+}
+
+#[test]
 fn a_key_may_be_made_to_decrypt_or_to_leave() {
     let hsm = Hsm::new();
     let options = ["-algorithm", "RSA", "-pkeyopt", "pkcs11_uri:pkcs11:object=made", "-out", "made.key"];
@@ -68,6 +133,16 @@ fn a_key_for_pss_signs_nothing_else() {
     let pkcs1 = ["dgst", "-sha256", "-sign", key, "-sigopt", "rsa_padding_mode:pkcs1", "document"];
     let outcome = hsm.openssl(pkcs1).fails();
     assert!(outcome.stderr.contains(Reason::PaddingUnsupported.text()), "{outcome}");
+}
+
+#[test]
+fn an_hsm_that_restricts_no_key_to_pss_is_told_of() {
+    let hsm = Hsm::cloudhsm();
+    let made = genpkey(&hsm, &["-algorithm", "RSA-PSS", "-pkeyopt", "pkcs11_uri:pkcs11:object=made"]).fails();
+    assert!(
+        made.stderr.contains("CKA_ALLOWED_MECHANISMS") && made.stderr.contains("C_GenerateKeyPair"),
+        "{made}"
+    );
 }
 
 #[test]

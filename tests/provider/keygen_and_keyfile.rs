@@ -264,6 +264,7 @@ fn a_wrong_pin_is_tried_once_and_shown_nowhere() {
     let refused = hsmkey(&hsm, &["keyfile", "pkcs11:object=k"]).fails();
     assert_eq!(refused.status.code(), Some(1));
     assert!(refused.stderr.contains("CKR_PIN_INCORRECT"), "{refused}");
+    assert!(refused.stderr.contains(&hsm.token.pin_file()), "{refused}");
     assert!(!refused.stderr.contains("not the password"), "{refused}");
     assert_eq!(refused.stderr.lines().count(), 1, "{refused}");
     assert_eq!(hsm.recorder.counts().get("calls.C_Login"), 1);
@@ -375,6 +376,17 @@ fn a_token_that_is_not_there_is_told_with_those_that_are() {
     let hsm = Hsm::new();
     let elsewhere = hsmkey(&hsm, &["keyfile", "pkcs11:token=elsewhere;object=k"]);
     refused(elsewhere, Reason::TokenNotFound, &["elsewhere", "there are: test"]);
+}
+
+#[test]
+fn a_key_that_is_not_there_is_told_with_where_to_look() {
+    let hsm = Hsm::new();
+    let missing = || hsmkey(&hsm, &["keyfile", "pkcs11:object=missing"]);
+    refused(missing(), Reason::KeyNotFound, &["object=missing", "hsmkey keyfile pkcs11:"]);
+    refused(hsmkey(&hsm, &["keyfile", "pkcs11:"]), Reason::KeyNotFound, &["none"]);
+    let keys = ["one", "two"].map(|label| hsm.import_rsa(1024, label));
+    refused(hsmkey(&hsm, &["keyfile", "pkcs11:"]), Reason::KeyAmbiguous, &["object=one", "object=two"]);
+    assert!(keys.iter().all(|key| hsmkey(&hsm, &["keyfile", &key.uri]).run().status.success()));
 }
 
 #[test]

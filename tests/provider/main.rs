@@ -20,6 +20,7 @@ mod keygen_and_keyfile;
 mod memory;
 mod ordinary_key_files;
 mod pin;
+mod pss;
 mod pss_keys;
 mod readme;
 mod requests;

@@ -4,7 +4,9 @@ use std::fs;
 
 use hsmkey::error::Reason;
 
-use crate::support::{Hsm, Key, OpenSsl, Program, compile};
+use std::path::Path;
+
+use crate::support::{Hsm, Key, OpenSsl, Program, Server, TlsClient, compile, free_port};
 
 /// A token with a key `one`, its certificate and its public key, and a second key `two` without.
 fn hsm() -> (Hsm, Key, Key) {
@@ -13,11 +15,7 @@ fn hsm() -> (Hsm, Key, Key) {
     let two = hsm.import_rsa(2048, "two");
     let own = ["req", "-x509", "-new", "-key", &one.software_file, "-subj", "/CN=one", "-out", "one.pem"];
     Program::stock_openssl(own).current_dir(hsm.token.directory()).succeeds();
-    let der = ["x509", "-in", "one.pem", "-outform", "DER", "-out", "one.der"];
-    Program::stock_openssl(der).current_dir(hsm.token.directory()).succeeds();
-    let file = hsm.token.path("one.der");
-    let write = ["--write-object", &file, "--type", "cert", "--label", "one", "--id", "a1"];
-    hsm.token.pkcs11_tool(write).succeeds();
+    hsm.token.write_certificate("one.pem", "one", "a1");
     (hsm, one, two)
 }
 
@@ -32,6 +30,64 @@ fn a_certificate_in_the_token_is_read_without_a_login() {
         assert_eq!(hsm.recorder.counts().get("calls.C_Login"), 0, "{uri}");
     }
     hsm.openssl(["x509", "-in", "pkcs11:object=two;type=cert", "-noout"]).fails();
+}
+
+#[test]
+fn every_command_takes_certificates_from_the_token() {
+    let hsm = Hsm::new();
+    let directory = hsm.token.directory();
+    let stock = |arguments: &str| Program::stock_openssl(arguments.split(' ')).current_dir(directory);
+    let ours = |arguments: &str| hsm.openssl(arguments.split(' '));
+    hsm.token.write("document", "some octets");
+    stock("req -new -newkey rsa:2048 -nodes -keyout leaf.key -subj /CN=leaf -out leaf.csr").succeeds();
+    stock("req -x509 -newkey rsa:2048 -nodes -keyout other.key -subj /CN=other -out other.pem").succeeds();
+    hsm.token.write_certificate("other.pem", "other", "0e");
+    let other = "pkcs11:object=other;type=cert";
+    let keys = [(hsm.import_rsa(2048, "rsa"), "0a"), (hsm.import_ec("prime256v1", "ec"), "0b")];
+    for (key, id) in &keys {
+        let own = format!("req -x509 -new -key {} -subj /CN=localhost -out own.pem", key.software_file);
+        stock(&own).succeeds();
+        let label = key.uri.split_once("object=").unwrap().1.split(';').next().unwrap();
+        hsm.token.write_certificate("own.pem", label, id);
+        let certificate = format!("pkcs11:object={label};type=cert");
+        for name in [&key.uri, &key.file] {
+            ours(&format!(
+                "cms -sign -in document -signer {certificate} -inkey {name} -certfile {other} -out signed"
+            ))
+            .succeeds();
+            stock("cms -verify -in signed -CAfile own.pem -purpose any -certsout inside.pem").succeeds();
+            let inside = fs::read_to_string(hsm.token.path("inside.pem")).unwrap();
+            let file = |name: &str| fs::read_to_string(hsm.token.path(name)).unwrap();
+            assert!(inside.contains(&file("own.pem")) && inside.contains(&file("other.pem")), "{inside}");
+            ours(&format!(
+                "smime -sign -in document -signer {certificate} -inkey {name} -certfile {other} -out signed"
+            ))
+            .succeeds();
+            stock("smime -verify -in signed -CAfile own.pem -purpose any").succeeds();
+            ours(&format!(
+                "x509 -req -in leaf.csr -CA {certificate} -CAkey {name} -CAcreateserial -days 9 -out leaf.pem"
+            ))
+            .succeeds();
+            stock("verify -CAfile own.pem leaf.pem").succeeds();
+            ours(&format!("verify -no-CAfile -no-CApath -CAstore {certificate} leaf.pem")).succeeds();
+            let port = free_port();
+            let log = hsm.token.write("server.log", "");
+            let serve = ours(&format!(
+                "s_server -accept {port} -cert {certificate} -key {name} -cert_chain {other} -www"
+            ));
+            let server = Server::foreground(serve, port, Path::new(&log));
+            let handshakes = TlsClient::new(port, &hsm.token.path("own.pem")).times(5);
+            assert_eq!(
+                (handshakes.made, handshakes.failed.len()),
+                (5, 0),
+                "{handshakes:?} {}",
+                server.said()
+            );
+        }
+        // One URI for both: the key and its certificate.
+        ours(&format!("cms -sign -in document -signer pkcs11:object={label} -out signed")).succeeds();
+        stock("cms -verify -in signed -CAfile own.pem -purpose any").succeeds();
+    }
 }
 
 #[test]
@@ -57,6 +113,10 @@ fn a_listing_has_everything_and_a_search_what_is_sought() {
         last.strip_prefix("Total found: ").expect("storeutl counts").parse::<usize>().unwrap()
     };
     assert_eq!(total(&["pkcs11:token=test"]), 5);
+    // A key is shown as its key file, which says where it is.
+    let shown = hsm.openssl(["storeutl", "-keys", "pkcs11:"]).succeeds();
+    assert_eq!(shown.text().matches("-----BEGIN RSA PRIVATE KEY-----").count(), 2, "{shown}");
+    assert!(["one", "two"].iter().all(|label| shown.text().contains(&format!("object={label};"))), "{shown}");
     assert_eq!(total(&["-keys", "pkcs11:token=test"]), 2);
     assert_eq!(total(&["-certs", "pkcs11:token=test"]), 1);
     assert_eq!(total(&["pkcs11:token=test;type=public"]), 2);

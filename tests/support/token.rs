@@ -137,6 +137,14 @@ impl Token {
         self.import_halves(key, label, &format!("{label}_pub"));
     }
 
+    /// Puts the certificate of a PEM file in the directory into the token.
+    pub fn write_certificate(&self, file: &str, label: &str, id: &str) {
+        let (file, der) = (self.path(file), self.path("certificate.der"));
+        Program::stock_openssl(["x509", "-in", &file, "-outform", "DER", "-out", &der]).succeeds();
+        let write = ["--write-object", &der, "--type", "cert", "--label", label, "--id", id];
+        self.pkcs11_tool(write).succeeds();
+    }
+
     /// SoftHSM2's command on this directory.
     pub fn softhsm2_util<const N: usize>(&self, arguments: [&str; N]) -> Program {
         Program::new("softhsm2-util", arguments).env("SOFTHSM2_CONF", self.softhsm2_conf())

@@ -92,12 +92,17 @@ pub fn run(arguments: Arguments) -> Result<()> {
             let detail = "there is none with the modulus of the reference, or the user has no share of it";
             return Err(Error::new(Reason::KeyNotFound, detail));
         }
-        [] => return Err(Error::new(Reason::KeyNotFound, uri.address().to_string())),
+        [] => {
+            let advice =
+                if uri.names_a_key() { "hsmkey keyfile pkcs11: says which" } else { "there is none that" };
+            let detail = format!("{}; {advice} the user sees", uri.address());
+            return Err(Error::new(Reason::KeyNotFound, detail));
+        }
         [key] => key,
         several => {
             let matching: Vec<String> =
                 several.iter().map(|key| complete(&key.label, &key.id).address().to_string()).collect();
-            return Err(Error::new(Reason::KeyAmbiguous, matching.join(" and ")));
+            return Err(Error::new(Reason::KeyAmbiguous, format!("name one of {}", matching.join(", "))));
         }
     };
     let Some(public) = &key.public else {

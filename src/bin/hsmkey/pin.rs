@@ -8,15 +8,16 @@ use hsmkey::environment::Environment;
 use hsmkey::error::{Error, Reason, Result};
 use hsmkey::hsm::Authenticator;
 use hsmkey::pin::PinSource;
+use hsmkey::secret::Pin;
 use hsmkey::uri::Uri;
 use zeroize::Zeroizing;
 
-/// The PIN, from the nearest place that has one.
+/// Where the PIN is: the nearest place that has one. It is read, or asked for, now.
 ///
 /// # Errors
 /// `PinSource` where a place is named and has none, `PinMissing` where none is named and nobody can be asked,
 /// `InvalidArgument` for a PIN in the URI.
-pub fn find(uri: &Uri, option: Option<&str>) -> Result<Zeroizing<Vec<u8>>> {
+pub fn find(uri: &Uri, option: Option<&str>) -> Result<PinSource> {
     if uri.pin_value.is_some() {
         let detail = "a PIN on the command line can be read by every user; use pin-source=file:PATH";
         return Err(Error::new(Reason::InvalidArgument, detail));
@@ -24,8 +25,11 @@ pub fn find(uri: &Uri, option: Option<&str>) -> Result<Zeroizing<Vec<u8>>> {
     let option = option.map(PinSpec::from_pin_source).transpose()?;
     let source = PinSource::new(uri, option.as_ref(), &Arc::new(Environment::of_process()))?;
     match source.pin() {
-        Err(error) if error.reason() == Reason::PinMissing => ask(),
-        found => found.map(|read| Zeroizing::new(read.pin.as_bytes().to_vec())),
+        Err(error) if error.reason() == Reason::PinMissing => {
+            ask().map(|pin| PinSource::entered(Arc::new(Pin::from(pin))))
+        }
+        Err(error) => Err(error),
+        Ok(_) => Ok(source),
     }
 }
 

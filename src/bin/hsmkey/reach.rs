@@ -7,8 +7,6 @@ use hsmkey::config::{CLOUDHSM_MODULE, Config};
 use hsmkey::environment::Environment;
 use hsmkey::error::{Error, Reason, Result};
 use hsmkey::hsm::{Authenticator, Hsm, Settings};
-use hsmkey::pin::PinSource;
-use hsmkey::secret::Pin;
 use hsmkey::uri::Uri;
 
 use crate::pin;
@@ -38,8 +36,7 @@ impl Reach {
             None => config.module_path(&environment).map_err(advised)?.to_path_buf(),
         };
         let settings = Settings::new(&config, module);
-        let authenticator =
-            PinSource::entered(Arc::new(Pin::from(pin::find(uri, self.pin_source.as_deref())?)));
+        let authenticator = pin::find(uri, self.pin_source.as_deref())?;
         Ok((Hsm::verified_by(settings, Arc::new(Openssl)), Arc::new(authenticator)))
     }
 }
