@@ -133,6 +133,34 @@ mod early {
     }
 
     #[test]
+    fn the_engine_prepares_keys_that_it_loads() {
+        let hsm = Hsm::cloudhsm();
+        let key = hsm.import_rsa(2048, "early");
+        let counts = |arguments: &[&str]| {
+            hsm.recorder.reset();
+            hsm.openssl(arguments).succeeds();
+            hsm.recorder.counts()
+        };
+        let load = || {
+            counts(&["pkey", "-engine", "hsmkey", "-inform", "engine", "-in", &key.uri, "-pubout", "-noout"])
+        };
+        let configure = |more: &[(&'static str, &str)]| {
+            let lines = hsm.engine_lines();
+            let lines = lines.iter().map(|(name, value)| (*name, &value[..])).chain(more.iter().copied());
+            hsm.configure_engine(&lines.collect::<Vec<_>>());
+            load().get("calls.C_OpenSession")
+        };
+        assert_eq!(configure(&[]), 1);
+        let early = [("pkcs11-module-load-behavior", "early"), ("hsmkey-warm-sessions", "16")];
+        assert_eq!(configure(&early), 16);
+        configure(&early[..1]);
+        let loading = load().requests();
+        let sign = ["dgst", "-engine", "hsmkey", "-keyform", "engine", "-sha256", "-sign", &key.uri];
+        let signed = counts(&[&sign[..], &["-out", "signature", &key.public_file]].concat());
+        assert_eq!(signed.requests(), loading + 2, "{:?}", signed.list("requests."));
+    }
+
+    #[test]
     fn nothing_is_called_before_a_key_is_loaded() {
         let hsm = Hsm::cloudhsm();
         let key = hsm.import_rsa(2048, "early");
