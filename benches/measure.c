@@ -6,6 +6,7 @@
  *     measure load KEY COUNT              loads it COUNT times
  *     measure raw MODULE LABEL PIN THREADS MS             signatures per second of C_SignInit and C_Sign alone
  *     measure program MODULE LABEL PIN FILE SIGNATURE     what `openssl dgst -sha256 -sign` does, without a provider
+ *     measure process PROGRAM ARGUMENT...                 seconds that another program takes, without those in which it waits for a processor
  *
  * KEY is a URI, the path of a key file, yardstick:PROVIDER:PUBLICKEY or engine:ENGINE:URI. WAY is `fresh` (a context for each signature), `reused`
  * (EVP_DigestSignInit_ex on the same one, without a key), `oneshot` (so, and EVP_DigestSign) or `prehashed` (EVP_PKEY_sign on one context). PIN is the path of a file.
@@ -13,6 +14,7 @@
 #define _GNU_SOURCE
 #define OPENSSL_SUPPRESS_DEPRECATED
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <link.h>
 #include <malloc.h>
 #include <openssl/engine.h>
@@ -26,7 +28,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t), *__libc_memalign(size_t, size_t);
 
@@ -363,6 +367,34 @@ static void program(CK_SESSION_HANDLE session, const char *name, const char *out
         fail(output);
 }
 
+/* What else the machine has to do makes a process wait, and the more the more it calculates: Linux counts that (schedstats.rst). */
+static void process(char **arguments)
+{
+    unsigned long long ran, waited;
+    char name[64];
+    double begun = now(), ended;
+    siginfo_t info;
+    FILE *file;
+    pid_t child = fork();
+
+    if (child == 0) {
+        dup2(open("/dev/null", O_RDWR), 1);
+        execvp(arguments[0], arguments);
+        _exit(127);
+    }
+    /* Until it is waited for its entry is there. */
+    if (child < 0 || waitid(P_PID, child, &info, WEXITED | WNOWAIT) != 0)
+        fail(arguments[0]);
+    ended = now();
+    snprintf(name, sizeof(name), "/proc/%d/schedstat", (int)child);
+    file = fopen(name, "r");
+    if (file == NULL || fscanf(file, "%llu %llu", &ran, &waited) != 2)
+        waited = 0;
+    if (info.si_code != CLD_EXITED || info.si_status != 0)
+        fail(arguments[0]);
+    printf("%.6f\n", ended - begun - waited * 1e-9);
+}
+
 int main(int argc, char **argv)
 {
     const char *what = argc > 1 ? argv[1] : "";
@@ -375,6 +407,8 @@ int main(int argc, char **argv)
 
         for (i = atoi(argv[3]); i > 0; i--)
             EVP_PKEY_free(load(argv[2]));
+    } else if (strcmp(what, "process") == 0 && argc > 2) {
+        process(argv + 2);
     } else if (strcmp(what, "program") == 0 && argc == 7) {
         program(find(argv[2], argv[3], argv[4]), argv[5], argv[6]);
     } else if ((strcmp(what, "rate") == 0 && argc == 6) || (strcmp(what, "count") == 0 && argc == 5)) {

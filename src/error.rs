@@ -153,6 +153,11 @@ impl Error {
         }
     }
 
+    /// Whether the reason is all that it says.
+    pub fn is_bare(&self) -> bool {
+        matches!(self.0, Said::Reason(_))
+    }
+
     /// The PKCS#11 call that failed, if it was one.
     pub fn call(&self) -> Option<Call> {
         match &self.0 {

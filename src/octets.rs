@@ -8,6 +8,7 @@ use zeroize::Zeroize;
 #[derive(Clone)]
 pub struct Octets<const N: usize> {
     length: usize,
+    /// Where they are up to `N` of them.
     few: [u8; N],
     many: Vec<u8>,
 }
@@ -48,7 +49,11 @@ impl<const N: usize> Octets<N> {
 
     /// The first of them only.
     pub fn truncate(&mut self, length: usize) {
-        self.length = self.length.min(length);
+        let length = self.length.min(length);
+        if length <= N && self.length > N {
+            self.few[..length].copy_from_slice(&self.many[..length]);
+        }
+        self.length = length;
     }
 }
 
@@ -65,16 +70,16 @@ impl<const N: usize> Deref for Octets<N> {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        let octets = if self.many.is_empty() { &self.few[..] } else { &self.many };
-        &octets[..self.length]
+        let length = self.length;
+        if length <= N { &self.few[..length] } else { &self.many[..length] }
     }
 }
 
 impl<const N: usize> DerefMut for Octets<N> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
-        let octets = if self.many.is_empty() { &mut self.few[..] } else { &mut self.many };
-        &mut octets[..self.length]
+        let length = self.length;
+        if length <= N { &mut self.few[..length] } else { &mut self.many[..length] }
     }
 }
 

@@ -216,18 +216,18 @@ impl Core {
 impl Raise for Core {
     fn raise(&self, error: &Error) {
         let Some(vset_error) = self.vset_error else { return };
-        let mut data = error.data();
         // SAFETY: our own handle.
         unsafe {
             if let Some(new_error) = self.new_error {
                 new_error(self.handle);
             }
         }
-        if data.is_empty() {
+        if error.is_bare() {
             // OpenSSL tries things that are bound to fail before every signature and throws the error away: that has to be cheap.
             // SAFETY: our own handle; an empty text is none (raise.c).
             return unsafe { hsmkey_raise(vset_error, self.handle, error.reason() as u32, c"".as_ptr()) };
         }
+        let mut data = error.data();
         data.retain(|character| character != '\0');
         let text = CString::new(data).unwrap_or_default();
         // SAFETY: our own handle; the strings are NUL-terminated and copied by the core; `text` is handed on as an

@@ -3,8 +3,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../../benches/performance/sample.rs"]
+#[allow(dead_code, reason = "it is tried in parts")]
+mod sample;
+
 use std::time::Duration;
 
+use sample::{Between, Budget, Sample, Verdict};
 use support::{Hsm, Key, Program, c_library, c_program};
 
 /// hsmkey on the module with nothing behind it.
@@ -87,6 +92,42 @@ fn of_a_large_file_51_octets_are_sent_to_the_hsm() {
     assert_eq!(hsm.recorder.counts().get("octets_to_sign"), 51);
 }
 
+/// Rounds that say these figures again and again, and how many there were.
+fn judged(budget: Budget, figures: &[f64]) -> (Verdict, usize) {
+    let mut rounds = 0;
+    let sample = Sample::of(budget, 5, 40, || {
+        rounds += 1;
+        figures[rounds % figures.len()]
+    });
+    (sample.verdict(budget), rounds)
+}
+
+#[test]
+fn a_budget_is_missed_only_where_that_is_certain() {
+    let (least, most) = (Budget::Least(0.95), Budget::Most(1.05));
+    assert_eq!(judged(least, &[0.98, 0.99, 1.0]), (Verdict::Met, 5));
+    assert_eq!(judged(least, &[0.90, 0.91, 0.92]), (Verdict::Missed, 5));
+    assert_eq!(judged(most, &[1.10, 1.11, 1.12]), (Verdict::Missed, 5));
+    // One round that was disturbed changes nothing.
+    assert_eq!(judged(most, &[1.0, 1.01, 1.0, 1.02, 9.0]).0, Verdict::Met);
+    // It takes all rounds to see that it cannot be seen.
+    assert_eq!(judged(least, &[0.60, 0.94, 1.30]), (Verdict::Unclear, 40));
+    assert_eq!(judged(most, &[0.70, 1.04, 1.40]), (Verdict::Met, 40));
+}
+
+#[test]
+fn what_slows_the_machine_down_little_by_little_is_in_no_ratio() {
+    let speed = std::cell::Cell::new(1000.0);
+    let slower = || {
+        speed.set(speed.get() - 10.0);
+        speed.get()
+    };
+    let mut raw = Between::new(slower);
+    for _ in 0..10 {
+        assert_eq!(raw.ratio(slower), 1.0);
+    }
+}
+
 mod early {
     use super::*;
 
@@ -130,6 +171,34 @@ mod early {
                 assert_eq!(hsm.recorder.counts().get("calls.C_OpenSession"), open, "{name}");
             }
         }
+    }
+
+    #[test]
+    fn the_engine_prepares_keys_that_it_loads() {
+        let hsm = Hsm::cloudhsm();
+        let key = hsm.import_rsa(2048, "early");
+        let counts = |arguments: &[&str]| {
+            hsm.recorder.reset();
+            hsm.openssl(arguments).succeeds();
+            hsm.recorder.counts()
+        };
+        let load = || {
+            counts(&["pkey", "-engine", "hsmkey", "-inform", "engine", "-in", &key.uri, "-pubout", "-noout"])
+        };
+        let configure = |more: &[(&'static str, &str)]| {
+            let lines = hsm.engine_lines();
+            let lines = lines.iter().map(|(name, value)| (*name, &value[..])).chain(more.iter().copied());
+            hsm.configure_engine(&lines.collect::<Vec<_>>());
+            load().get("calls.C_OpenSession")
+        };
+        assert_eq!(configure(&[]), 1);
+        let early = [("pkcs11-module-load-behavior", "early"), ("hsmkey-warm-sessions", "16")];
+        assert_eq!(configure(&early), 16);
+        configure(&early[..1]);
+        let loading = load().requests();
+        let sign = ["dgst", "-engine", "hsmkey", "-keyform", "engine", "-sha256", "-sign", &key.uri];
+        let signed = counts(&[&sign[..], &["-out", "signature", &key.public_file]].concat());
+        assert_eq!(signed.requests(), loading + 2, "{:?}", signed.list("requests."));
     }
 
     #[test]

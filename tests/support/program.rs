@@ -157,21 +157,6 @@ impl Program {
         }
     }
 
-    /// How long it takes, to the microsecond, with nothing read from it and no limit; it has to exit with status 0.
-    pub fn time(self) -> Duration {
-        let mut process = Command::new(&self.name);
-        process.args(&self.arguments).env_clear().envs(self.environment);
-        if let Some(directory) = &self.directory {
-            process.current_dir(directory);
-        }
-        process.stdin(Stdio::null()).stdout(Stdio::null());
-        let started = Instant::now();
-        let status = process.status().expect("a program that runs");
-        let time = started.elapsed();
-        assert!(status.success(), "{:?} {:?}", self.name, self.arguments);
-        time
-    }
-
     /// Runs it; it has to exit with status 0.
     pub fn succeeds(self) -> Outcome {
         let outcome = self.run();
