@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ptr;
 use std::sync::Arc;
 
-use once_cell::sync::OnceCell;
+use once_cell::race::OnceBox;
 
 use super::bindings as c;
 use super::boundary::Raise;
@@ -47,7 +47,7 @@ pub struct Core {
     bio_gets: c::OSSL_FUNC_BIO_gets_fn,
     bio_write_ex: c::OSSL_FUNC_BIO_write_ex_fn,
     bio_ctrl: c::OSSL_FUNC_BIO_ctrl_fn,
-    jobs: OnceCell<Jobs>,
+    jobs: OnceBox<Jobs>,
     workers: Option<Arc<Workers>>,
 }
 
@@ -76,7 +76,7 @@ impl Core {
             bio_gets: None,
             bio_write_ex: None,
             bio_ctrl: None,
-            jobs: OnceCell::new(),
+            jobs: OnceBox::new(),
             workers: None,
         };
         let mut entry = upcalls;
@@ -179,7 +179,7 @@ impl Core {
     }
 
     fn jobs(&self) -> &Jobs {
-        self.jobs.get_or_init(|| Jobs::of(self.host()))
+        self.jobs.get_or_init(|| Box::new(Jobs::of(self.host())))
     }
 
     /// Has a worker do what `make` makes, where an asynchronous job is current: see [`Jobs::elsewhere`].

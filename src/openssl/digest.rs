@@ -9,7 +9,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
-use once_cell::sync::OnceCell;
+use once_cell::race::OnceBox;
 
 use super::bindings as c;
 use super::core::Core;
@@ -43,12 +43,12 @@ host_functions! {
 
 /// The digests of one provider context's host. Nothing is done before the first is asked for.
 #[derive(Default)]
-pub struct Digests(OnceCell<Arc<Library>>);
+pub struct Digests(OnceBox<Arc<Library>>);
 
 pub(super) struct Library {
     functions: Functions,
     /// For those who verify.
-    pub(super) public_keys: OnceCell<public_key::Functions>,
+    pub(super) public_keys: OnceBox<public_key::Functions>,
     /// Null is the default one.
     pub(super) context: *mut LibraryContext,
 }
@@ -62,7 +62,7 @@ impl Library {
     fn of(core: &Core) -> Result<Self> {
         Ok(Self {
             functions: Functions::of(core.host()?)?,
-            public_keys: OnceCell::new(),
+            public_keys: OnceBox::new(),
             context: core.library_context()?.cast(),
         })
     }
@@ -70,7 +70,7 @@ impl Library {
 
 impl Digests {
     pub(super) fn library(&self, core: &Core) -> Result<Arc<Library>> {
-        self.0.get_or_try_init(|| Library::of(core).map(Arc::new)).cloned()
+        self.0.get_or_try_init(|| Library::of(core).map(|library| Box::new(Arc::new(library)))).cloned()
     }
 
     /// The application's library context, for other functions of the host.

@@ -55,7 +55,7 @@ impl<'a> PublicKey<'a> {
         properties: &str,
     ) -> Result<Option<Self>> {
         let library = digests.library(core)?;
-        let functions = library.public_keys.get_or_try_init(|| Functions::of(core.host()?))?;
+        let functions = library.public_keys.get_or_try_init(|| Functions::of(core.host()?).map(Box::new))?;
         let Ok(properties) = CString::new(properties) else {
             bail!(InvalidArgument, "a property query has a NUL");
         };

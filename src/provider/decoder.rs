@@ -6,7 +6,7 @@
 //! the step that says what type of key it is, then to the one that makes the key.
 
 use std::ffi::{CStr, CString};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use zeroize::Zeroizing;
 
@@ -43,18 +43,20 @@ impl Provider {
 }
 
 /// A key that the first step has found already, by its record. OpenSSL drops what the last step says is wrong, so the HSM is asked in the
-/// first where it has to be asked.
+/// first where it has to be asked. Another thread that is just here (or, in a child of fork(2), was) is not waited for: then it is asked again.
 #[derive(Default)]
 pub(super) struct Opened(Mutex<Option<(Zeroizing<Vec<u8>>, crate::key::Key)>>);
 
 impl Opened {
     fn put(&self, record: &Zeroizing<Vec<u8>>, key: crate::key::Key) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((record.clone(), key));
+        if let Ok(mut opened) = self.0.try_lock() {
+            *opened = Some((record.clone(), key));
+        }
     }
 
     /// The key, once; `None` where another thread's came in between.
     fn take(&self, record: &[u8]) -> Option<crate::key::Key> {
-        let mut opened = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut opened = self.0.try_lock().ok()?;
         opened.take_if(|(of, _)| of.as_slice() == record).map(|(_, key)| key)
     }
 }

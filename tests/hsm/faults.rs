@@ -84,6 +84,53 @@ fn a_search_is_made_again_when_something_is_lost_in_it() {
     );
 }
 
+#[test]
+fn sixteen_threads_that_meet_one_loss_rebuild_it_once() {
+    scenario(
+        &format!("{CLOUDHSM}latency_c_sign = 5ms\n"),
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let public = inside.public("signing");
+            let key = inside.hsm().key(labelled("signing"), inside.auth());
+            let calls = || {
+                ["C_Initialize", "C_Login", "C_FindObjectsInit"]
+                    .map(|name| inside.count(&format!("calls.{name}")))
+            };
+            inside.signs(&key, &public, DATA);
+            for (loss, rebuilt) in
+                [("handles-changed", [1, 1, 2]), ("login-lost", [1, 2, 3]), ("not-initialized", [2, 3, 4])]
+            {
+                thread::scope(|scope| {
+                    for _ in 0..16 {
+                        scope.spawn(|| (0..20).for_each(|_| inside.signs(&key, &public, DATA)));
+                    }
+                    thread::sleep(Duration::from_millis(40));
+                    inside.control(&format!("{loss} now"));
+                });
+                assert_eq!(calls(), rebuilt, "{loss}");
+            }
+        },
+    );
+}
+
+#[test]
+fn for_a_busy_hsm_nothing_is_rebuilt() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let public = inside.public("signing");
+            let key = inside.hsm().key(labelled("signing"), inside.auth());
+            inside.signs(&key, &public, DATA);
+            inside.control("throttled times=6");
+            inside.signs(&key, &public, DATA);
+            let calls = ["C_Initialize", "C_Login", "C_FindObjectsInit"];
+            assert_eq!(calls.map(|name| inside.count(&format!("calls.{name}"))), [1; 3]);
+            assert_eq!(inside.count("faults"), 6);
+        },
+    );
+}
+
 fn mixed(inside: &Inside, seed: usize) {
     let (threads, signatures) = (16, soak(60, 1000));
     let public = inside.public("signing");
@@ -265,7 +312,7 @@ fn a_repeated_login_that_does_not_return_costs_its_own_thread_only() {
     scenario(
         CLOUDHSM,
         |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| one_blocked_call(inside, "C_Login", Duration::from_secs(7)),
+        |inside| one_blocked_call(inside, "C_Login", Duration::from_secs(8)),
     );
 }
 

@@ -39,6 +39,22 @@ fn sixty_four_threads_wait_for_the_four_sessions_that_the_hsm_allows() {
 }
 
 #[test]
+fn sixty_four_threads_open_a_session_each_and_keep_it() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_rsa(2048, "signing")),
+        |inside| {
+            let hsm = inside.hsm();
+            many_threads(inside, &hsm);
+            many_threads(inside, &hsm);
+            let opened = inside.count("calls.C_OpenSession");
+            assert!(opened <= 64, "{opened} C_OpenSession");
+            assert_eq!(inside.count("calls.C_CloseSession"), 0);
+        },
+    );
+}
+
+#[test]
 fn a_session_limit_is_known_by_whatever_code() {
     scenario(
         &format!("{CLOUDHSM}sessions = 4\nsessions_code = 0x7\n"),
