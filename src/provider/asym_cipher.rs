@@ -13,17 +13,16 @@ use subtle::ConditionallySelectable;
 use zeroize::Zeroizing;
 
 use super::Provider;
+use super::digest::Chosen;
 use super::key::Key;
 use super::pss::mask;
 use super::rejection;
 use super::unpad::{self, PREMASTER};
 use crate::error::{Error, Reason, Result, bail};
-use crate::mechanism::{Digest, Mechanism};
-use crate::openssl::algorithm;
+use crate::mechanism::Mechanism;
 use crate::openssl::bindings as c;
 use crate::openssl::core::{Core, HasCore};
 use crate::openssl::digest::Digest as HostDigest;
-use crate::openssl::encryption;
 use crate::openssl::operation::asym_cipher::AsymCipher;
 use crate::openssl::params::{Descriptors, ParamList, Params, Request, descriptors};
 use crate::public::RsaPublicKey;
@@ -54,13 +53,6 @@ enum Mode {
     None,
     /// RSA_PKCS1_WITH_TLS_PADDING: PKCS#1 v1.5 round a premaster secret. It has a number and no name.
     Tls,
-}
-
-/// A digest of the host, and what is known about it here.
-#[derive(Clone)]
-struct Chosen {
-    host: HostDigest,
-    known: Option<&'static Digest>,
 }
 
 /// What is remembered with a key, so that it is found out once.
@@ -167,12 +159,7 @@ impl AsymCipher for Cipher {
         if self.mode == Mode::Oaep && !self.label.is_empty() {
             params = params.octets(c::OSSL_ASYM_CIPHER_PARAM_OAEP_LABEL, &self.label);
         }
-        let RsaPublicKey { modulus, exponent } = self.key()?.rsa()?;
-        let public = ParamList::new()
-            .big_integer(c::OSSL_PKEY_PARAM_RSA_N, modulus)
-            .big_integer(c::OSSL_PKEY_PARAM_RSA_E, exponent);
-        let Provider { core, digests, .. } = &*self.provider;
-        encryption::encrypt(core, digests, algorithm::COMPUTED, &public, &params, input, output)
+        self.provider.verifier.encrypts_rsa(self.key()?.rsa()?, &params, input, output)
     }
 
     fn decrypt(&mut self, input: &[u8], output: &mut [u8]) -> Result<usize> {
@@ -464,13 +451,4 @@ fn give(result: &[u8], output: &mut [u8]) -> usize {
 /// `second` where `choice` is set.
 fn usize_select(first: usize, second: usize, choice: subtle::Choice) -> usize {
     u64::conditional_select(&(first as u64), &(second as u64), choice) as usize
-}
-
-impl Provider {
-    /// A digest for OAEP. One that PKCS#11 has no number for is good enough where the padding is removed here.
-    fn choose(&self, name: &str, properties: Option<&str>) -> Result<Chosen> {
-        let host = self.digest(name, properties)?;
-        let known = Digest::by_name(host.name()).or_else(|| Digest::by_name(name));
-        Ok(Chosen { known: known.filter(|known| known.size == host.size()), host })
-    }
 }

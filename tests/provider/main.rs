@@ -22,6 +22,7 @@ mod ordinary_key_files;
 mod pin;
 mod pss_keys;
 mod readme;
+mod recover;
 mod requests;
 mod scripts;
 mod shared_library;
