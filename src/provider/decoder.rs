@@ -39,20 +39,23 @@ impl Provider {
     }
 }
 
-/// A key that the first step has found already, by its record. OpenSSL drops what the last step says is wrong, so the HSM is asked in the
+/// A key that the first step has found already, by what its record names. OpenSSL drops what the last step says is wrong, so the HSM is asked in the
 /// first where it has to be asked.
 #[derive(Default)]
-pub(super) struct Opened(Mutex<Option<(Zeroizing<Vec<u8>>, crate::key::Key)>>);
+pub(super) struct Opened(Mutex<Option<(Uri, crate::key::Key)>>);
 
 impl Opened {
-    fn put(&self, record: &Zeroizing<Vec<u8>>, key: crate::key::Key) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((record.clone(), key));
+    /// Without the PIN that it was found with, which the key has: a record that somebody else's PIN stands in ends in the first step.
+    fn put(&self, uri: Uri, key: crate::key::Key) {
+        let uri = Uri { pin_value: None, ..uri };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((uri, key));
     }
 
     /// The key, once; `None` where another thread's came in between.
-    fn take(&self, record: &[u8]) -> Option<crate::key::Key> {
+    fn take(&self, uri: &Uri) -> Option<crate::key::Key> {
+        let uri = Uri { pin_value: None, ..uri.clone() };
         let mut opened = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        opened.take_if(|(of, _)| of.as_slice() == record).map(|(_, key)| key)
+        opened.take_if(|(of, _)| *of == uri).map(|(_, key)| key)
     }
 }
 
@@ -85,7 +88,8 @@ impl Decoder for Pem {
         }
         let Some(record) = read_record(provider, input)? else { return Ok(true) };
         if let Some(uri) = keyfile::decode_record(&record)?.filter(|uri| uri.public.is_none()) {
-            provider.opened.put(&record, open(provider, &uri, prompt)?);
+            let key = open(provider, &uri, prompt)?;
+            provider.opened.put(uri, key);
         }
         give_record(provider, objects, None, &record)
     }
@@ -130,7 +134,7 @@ impl Decoder for Der {
         if !selection.admits_private() {
             return Ok(true);
         }
-        let der = Zeroizing::new(input.read_to_end(LIMIT));
+        let der = input.read_to_end(LIMIT);
         for label in [Label::RsaPrivateKey, Label::PrivateKey] {
             if provider.leaves(label) {
                 continue;
@@ -157,7 +161,7 @@ impl Decoder for Record {
         prompt: &mut Prompt,
     ) -> Result<bool> {
         // Whatever has no type yet comes here too.
-        let record = Zeroizing::new(input.read_to_end(LIMIT));
+        let record = input.read_to_end(LIMIT);
         let Some(uri) = keyfile::decode_record(&record)? else { return Ok(true) };
         let data_type = match &uri.public {
             Some(PublicKey::Rsa(_)) if uri.pss.is_some() => c"RSA-PSS",
@@ -165,7 +169,7 @@ impl Decoder for Record {
             Some(PublicKey::Ec(_)) => c"EC",
             Some(PublicKey::Ed25519(_)) => c"ED25519",
             // Only the HSM knows. It is asked once, so whoever wants another type is given this one all the same.
-            None => return give_key(provider, objects, &record, &uri, prompt),
+            None => return give_key(provider, objects, &uri, prompt),
         };
         give_record(provider, objects, Some(data_type), &record)
     }
@@ -184,23 +188,17 @@ impl Decoder for Last {
         objects: &mut Objects,
         prompt: &mut Prompt,
     ) -> Result<bool> {
-        let record = Zeroizing::new(input.read_to_end(LIMIT));
+        let record = input.read_to_end(LIMIT);
         match keyfile::decode_record(&record)? {
-            Some(uri) => give_key(provider, objects, &record, &uri, prompt),
+            Some(uri) => give_key(provider, objects, &uri, prompt),
             None => Ok(true),
         }
     }
 }
 
 /// Hands over the key of a record, which the first step may have opened.
-fn give_key(
-    provider: &Arc<Provider>,
-    objects: &mut Objects,
-    record: &[u8],
-    uri: &Uri,
-    prompt: &mut Prompt,
-) -> Result<bool> {
-    let key = match provider.opened.take(record) {
+fn give_key(provider: &Arc<Provider>, objects: &mut Objects, uri: &Uri, prompt: &mut Prompt) -> Result<bool> {
+    let key = match provider.opened.take(uri) {
         Some(key) => key,
         None => open(provider, uri, prompt)?,
     };

@@ -25,6 +25,7 @@ mod readme;
 mod recover;
 mod requests;
 mod scripts;
+mod secrets;
 mod shared_library;
 mod signing;
 mod store;
