@@ -254,10 +254,13 @@ impl<S: Scheme> Context<S> {
         }
     }
 
-    /// Whether a name is the one that the digest that there is was asked for by. OpenSSL names it again with every signature of a
-    /// context.
+    /// Whether a name is the one that the digest that there is was asked for by, or any of its names once it is fixed. OpenSSL names it
+    /// again with every signature of a context.
     fn has_chosen(&self, name: &str) -> bool {
-        self.digest.as_ref().is_some_and(|digest| !digest.is_weak() && digest.name.eq_ignore_ascii_case(name))
+        self.digest.as_ref().filter(|digest| !digest.is_weak()).is_some_and(|digest| {
+            let fixed = digest.known.filter(|_| self.digest_is_fixed);
+            digest.name.eq_ignore_ascii_case(name) || fixed.is_some_and(|known| known.is_named(name))
+        })
     }
 
     fn set_digest(&mut self, name: &str, properties: Option<&str>) -> Result<()> {
