@@ -4,8 +4,8 @@
 mod asym_cipher;
 mod composites;
 mod decoder;
+mod digest;
 mod ecdh;
-mod ecdsa;
 mod ed25519;
 mod encoder;
 mod generation;
@@ -109,13 +109,13 @@ impl operation::provider::Provider for Provider {
             Algorithm {
                 names: RSA,
                 properties: "",
-                dispatch: operation::signature::verifying_table::<signature::Signature>(),
+                dispatch: operation::signature::recovering_table::<signature::Context<signature::rsa::Rsa>>(),
                 description: c"RSA signatures made by an HSM",
             },
             Algorithm {
                 names: "ECDSA",
                 properties: "",
-                dispatch: operation::signature::verifying_table::<ecdsa::Ecdsa>(),
+                dispatch: operation::signature::table::<signature::Context<signature::ecdsa::Ecdsa>>(),
                 description: c"ECDSA signatures made by an HSM",
             },
             Algorithm {
@@ -199,8 +199,10 @@ impl operation::provider::Provider for Provider {
         ]),
     ];
 
-    const LATER_OPERATIONS: &'static [((u32, u32), Operation)] =
-        &[(later::COMPOSITE_SIGNATURES, composites::OPERATION)];
+    const LATER_OPERATIONS: &'static [((u32, u32), Operation)] = &[
+        (later::COMPOSITE_SIGNATURES, composites::rsa::OPERATION),
+        (later::COMPOSITE_SIGNATURES, composites::ecdsa::OPERATION),
+    ];
 
     fn new(mut core: Core) -> Self {
         let environment = Arc::new(Environment::of_process());

@@ -15,7 +15,7 @@ use crate::public::RsaPublicKey;
 /// What every PEM block begins with.
 const BEGIN: &[u8] = b"-----BEGIN ";
 
-/// The longest modulus that is tried, in octets.
+/// The longest number that is tried, in octets.
 const LONGEST: usize = 2048;
 
 /// The public half in somebody else's reference, from PEM. The key itself is found in the HSM by it, without a name: one search, with a
@@ -42,8 +42,8 @@ pub fn from_foreign_reference(pem: &[u8]) -> Result<RsaPublicKey> {
     let Ok([modulus, exponent, secrets @ ..]) = inner.and_then(numbers) else {
         bail!(BadKeyFile, "the file holds no RSA private key");
     };
-    if modulus.len() > LONGEST || exponent.len() > LONGEST {
-        bail!(KeyUnsupported, "the modulus is too long");
+    if [modulus, exponent].iter().chain(&secrets).any(|number| number.len() > LONGEST) {
+        bail!(KeyUnsupported, "a number in the file is too long");
     }
     let key = RsaPublicKey::new(modulus, exponent);
     if key.modulus.last().is_none_or(|last| last % 2 == 0) || key.exponent.is_empty() {
@@ -265,6 +265,9 @@ mod tests {
                     );
                 }
             }
+            // However long a private exponent is, it is not raised to for ever.
+            let endless = key(&[&[], &n, &e, &vec![0x5a; 1 << 20], &[], &[], &[], &[], &[]]);
+            assert_eq!(reason(&pem(Label::RsaPrivateKey, &endless)), Reason::KeyUnsupported);
             let only_d = key(&[&[], &n, &e, &d, &[], &[], &[], &[], &[]]);
             let only_primes = key(&[&[], &n, &e, &[1], &q, &p, &[], &[], &[]]);
             for works in [rsa.private_key_to_der().unwrap(), only_d, only_primes] {

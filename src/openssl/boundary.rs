@@ -6,6 +6,8 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use super::core::HasCore;
 use crate::error::{Error, Reason, Result, bail};
 
@@ -168,11 +170,12 @@ pub(super) unsafe fn octets<'a>(text: *const c_char) -> Option<&'a [u8]> {
 }
 
 /// Where a callback puts a result of variable size: `(buffer, &length, capacity)`, with a null buffer asking for the size.
-pub(super) enum Output<'a> {
-    /// Only the size is wanted.
-    Size(&'a mut usize),
-    /// The result is wanted, and its length.
-    Buffer(&'a mut [u8], &'a mut usize),
+///
+/// What is in the buffer before may never have been written, and may be the input itself: OpenSSL's own provider works in place.
+pub(super) struct Output<'a> {
+    buffer: *mut u8,
+    capacity: usize,
+    length: &'a mut usize,
 }
 
 impl<'a> Output<'a> {
@@ -182,35 +185,126 @@ impl<'a> Output<'a> {
     /// `InvalidArgument` where there is no place for the length.
     ///
     /// # Safety
-    /// `length` is null or points to a writable size; `buffer` is null or points to `capacity` writable bytes; nothing
-    /// else refers to them during `'a`.
+    /// `length` is null or points to a writable size that nothing else refers to during `'a`; `buffer` is null or points to `capacity`
+    /// writable bytes that nobody but the caller's own input refers to during `'a`.
     pub(super) unsafe fn new(buffer: *mut u8, length: *mut usize, capacity: usize) -> Result<Self> {
         if length.is_null() || isize::try_from(capacity).is_err() {
             bail!(InvalidArgument, "no place for the length of the result");
         }
         // SAFETY: not null; writable and not shared by the caller's contract.
-        let length = unsafe { &mut *length };
-        if buffer.is_null() {
-            return Ok(Output::Size(length));
-        }
-        // SAFETY: not null, `capacity` writable bytes that are not shared, by the caller's contract; at most isize::MAX.
-        Ok(Output::Buffer(unsafe { std::slice::from_raw_parts_mut(buffer, capacity) }, length))
+        Ok(Self { buffer, capacity, length: unsafe { &mut *length } })
     }
 
-    /// Answers with the size, or with what `write` wrote into a buffer of at least that size.
+    /// Answers with the size, or with what `write` makes of the input in exactly so many octets, which are zero before.
     ///
     /// # Errors
-    /// `BufferTooSmall`, or those of `write`.
-    pub(super) fn answer(self, size: usize, write: impl FnOnce(&mut [u8]) -> Result<usize>) -> Result<()> {
-        match self {
-            Output::Size(length) => *length = size,
-            Output::Buffer(buffer, length) => {
-                if buffer.len() < size {
-                    bail!(BufferTooSmall, "{size} bytes are needed, {} were given", buffer.len());
-                }
-                *length = write(buffer)?;
-            }
+    /// `BufferTooSmall`, or those of [`input`] and of `write`.
+    ///
+    /// # Safety
+    /// `data` is a buffer and its length, as for [`input`].
+    pub(super) unsafe fn answer(
+        self,
+        size: usize,
+        data: (*const u8, usize),
+        write: impl FnOnce(&[u8], &mut [u8]) -> Result<usize>,
+    ) -> Result<()> {
+        if self.buffer.is_null() {
+            *self.length = size;
+            return Ok(());
+        }
+        self.has_room_for(size)?;
+        // SAFETY: by the caller's contract.
+        let given = unsafe { input(data.0, data.1) }?;
+        let copy;
+        let given = if overlap((self.buffer, size), data) {
+            copy = Zeroizing::new(given.to_vec());
+            copy.as_slice()
+        } else {
+            given
+        };
+        // SAFETY: not null, and `size` writable octets of the `capacity` that `new`'s contract says, at most isize::MAX. They are
+        // initialised here, and nobody refers to them: the input lies elsewhere, or was copied.
+        let buffer = unsafe {
+            self.buffer.write_bytes(0, size);
+            std::slice::from_raw_parts_mut(self.buffer, size)
+        };
+        *self.length = write(given, buffer)?;
+        Ok(())
+    }
+
+    /// Answers with the largest size, or with what `make` made, which may be shorter: it needs only its own room.
+    ///
+    /// # Errors
+    /// `BufferTooSmall`, or those of `make`.
+    pub(super) fn give(
+        self,
+        largest: usize,
+        make: impl FnOnce() -> Result<Zeroizing<Vec<u8>>>,
+    ) -> Result<()> {
+        if self.buffer.is_null() {
+            *self.length = largest;
+            return Ok(());
+        }
+        let made = make()?;
+        self.has_room_for(made.len())?;
+        // SAFETY: not null, and so many writable octets by `new`'s contract; what was made is ours and lies elsewhere.
+        unsafe { self.buffer.copy_from_nonoverlapping(made.as_ptr(), made.len()) };
+        *self.length = made.len();
+        Ok(())
+    }
+
+    fn has_room_for(&self, size: usize) -> Result<()> {
+        if self.capacity < size {
+            bail!(BufferTooSmall, "{size} bytes are needed, {} were given", self.capacity);
         }
         Ok(())
+    }
+}
+
+/// Whether two buffers have an octet in common.
+fn overlap(one: (*mut u8, usize), other: (*const u8, usize)) -> bool {
+    let (a, b) = (one.0.addr(), other.0.addr());
+    a < b.saturating_add(other.1) && b < a.saturating_add(one.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_may_take_the_place_of_its_input_and_nothing_behind_it() {
+        for at in [0, 3, 8] {
+            let mut memory = *b"0123456789abcdef";
+            let (buffer, data) = (memory.as_mut_ptr(), memory.as_ptr().wrapping_add(at));
+            let mut length = 0;
+            // SAFETY: memory of ours, of that size.
+            let answered = unsafe {
+                Output::new(buffer, &raw mut length, 16).unwrap().answer(5, (data, 4), |given, room| {
+                    assert_eq!((given, &*room), (&b"0123456789abcdef"[at..at + 4], &[0; 5][..]));
+                    room[..4].copy_from_slice(given);
+                    Ok(4)
+                })
+            };
+            assert_eq!((answered, length), (Ok(()), 4));
+            assert_eq!(memory[..4], b"0123456789abcdef"[at..at + 4]);
+            assert_eq!(memory[5..], b"0123456789abcdef"[5..]);
+        }
+    }
+
+    #[test]
+    fn what_has_no_room_is_not_written() {
+        let mut memory = [7; 4];
+        let mut length = 9;
+        let made = || Ok(Zeroizing::new(vec![1; 5]));
+        // SAFETY: memory of ours, of that size.
+        let output =
+            |capacity: usize| unsafe { Output::new(memory.as_mut_ptr(), &raw mut length, capacity).unwrap() };
+        let mut output = output;
+        assert_eq!(output(4).give(256, made).unwrap_err().reason(), Reason::BufferTooSmall);
+        // SAFETY: no input.
+        let answered = unsafe { output(4).answer(5, (std::ptr::null(), 0), |_, _| Ok(5)) };
+        assert_eq!(answered.unwrap_err().reason(), Reason::BufferTooSmall);
+        output(4).give(256, || Ok(Zeroizing::new(vec![1; 3]))).unwrap();
+        assert_eq!((memory, length), ([1, 1, 1, 7], 3));
     }
 }

@@ -6,6 +6,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use once_cell::race::OnceBox;
+use zeroize::Zeroizing;
 
 use super::bindings as c;
 use super::boundary::Raise;
@@ -304,11 +305,11 @@ impl<'a> Bio<'a> {
         moved
     }
 
-    /// Reads up to `limit` bytes, to the end. More than `limit` is cut.
-    pub fn read_to_end(&mut self, limit: usize) -> Vec<u8> {
-        let mut data = Vec::new();
+    /// Reads up to `limit` bytes, to the end. More than `limit` is cut. It may be a secret, so nothing of it is left behind.
+    pub fn read_to_end(&mut self, limit: usize) -> Zeroizing<Vec<u8>> {
+        let mut data = Zeroizing::new(Vec::new());
         let Some(read_ex) = self.core.bio_read_ex else { return data };
-        let mut chunk = [0_u8; 4096];
+        let mut chunk = Zeroizing::new([0_u8; 4096]);
         while data.len() < limit {
             let wanted = chunk.len().min(limit - data.len());
             let mut read = 0_usize;
@@ -317,9 +318,14 @@ impl<'a> Bio<'a> {
             if ok != 1 || read == 0 || read > wanted {
                 break;
             }
+            if data.capacity() - data.len() < read {
+                // A Vec that grows by itself leaves what it held in memory that it has given back.
+                let mut larger = Zeroizing::new(Vec::with_capacity(2 * (data.len() + read)));
+                larger.extend_from_slice(&data);
+                data = larger;
+            }
             data.extend_from_slice(&chunk[..read]);
         }
-        zeroize::Zeroize::zeroize(&mut chunk[..]);
         data
     }
 }
@@ -381,7 +387,7 @@ impl Prompt<'_> {
     ///
     /// # Errors
     /// `InvalidArgument` where the application claims more bytes than there was room for.
-    pub fn ask(&mut self, what: &CStr) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>> {
+    pub fn ask(&mut self, what: &CStr) -> Result<Option<Zeroizing<Vec<u8>>>> {
         let Some(callback) = self.callback else { return Ok(None) };
         let params = [
             c::OSSL_PARAM {
@@ -393,7 +399,7 @@ impl Prompt<'_> {
             },
             super::params::END,
         ];
-        let mut secret = zeroize::Zeroizing::new(vec![0_u8; 1024]);
+        let mut secret = Zeroizing::new(vec![0_u8; 1024]);
         let mut length = 0_usize;
         // SAFETY: callable by `new`'s contract; a writable buffer with its size, a place for the length, and parameters
         // ended by END that the callback only reads.

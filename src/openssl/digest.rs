@@ -73,11 +73,6 @@ impl Digests {
         self.0.get_or_try_init(|| Library::of(core).map(|library| Box::new(Arc::new(library)))).cloned()
     }
 
-    /// The application's library context, for other functions of the host.
-    pub(super) fn context(&self, core: &Core) -> Result<*mut c_void> {
-        Ok(self.library(core)?.context.cast())
-    }
-
     /// A digest by one of OpenSSL's names, under a property query (property(7)).
     ///
     /// # Errors

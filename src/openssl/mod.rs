@@ -11,7 +11,6 @@ mod boundary;
 pub mod core;
 pub mod digest;
 mod dispatch;
-pub mod encryption;
 pub mod engine;
 mod event;
 mod host;

@@ -1,4 +1,6 @@
-//! OSSL_PARAM (OSSL_PARAM(3)): requests that OpenSSL sends us, answers that we write, lists that we hand to its callbacks.
+//! OSSL_PARAM (OSSL_PARAM(3)): requests that OpenSSL sends us, answers that we write, and in `list` what we hand to its callbacks.
+
+mod list;
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_void};
@@ -6,6 +8,8 @@ use std::marker::PhantomData;
 
 use super::bindings as c;
 use crate::error::{Result, bail};
+
+pub use list::ParamList;
 
 /// The end of every OSSL_PARAM array.
 pub(super) const END: c::OSSL_PARAM = c::OSSL_PARAM {
@@ -387,70 +391,6 @@ fn fill(param: &mut c::OSSL_PARAM, value: &[u8], with_end: &[u8]) -> Result<()> 
     // SAFETY: no pointer is asked for, so data has data_size writable bytes by the contract of `Request::new`; value is not longer.
     unsafe { std::ptr::copy_nonoverlapping(value.as_ptr(), param.data.cast::<u8>(), value.len()) };
     Ok(())
-}
-
-/// A list of parameters of ours for one of OpenSSL's callbacks.
-pub struct ParamList {
-    values: Vec<(&'static CStr, Kind, Vec<u8>)>,
-}
-
-impl ParamList {
-    /// An empty list. Not inlined: rustc takes two empty lists of one function for one, and the second of them, given away by value, would
-    /// be where the first was freed (rust-lang/rust issue 155241; tests/optimized.rs).
-    #[inline(never)]
-    pub fn new() -> Self {
-        Self { values: Vec::new() }
-    }
-
-    /// Adds an `int`.
-    #[must_use]
-    pub fn int(mut self, key: &'static CStr, value: i32) -> Self {
-        self.values.push((key, Kind::Integer, value.to_ne_bytes().to_vec()));
-        self
-    }
-
-    /// Adds text.
-    #[must_use]
-    pub fn text(mut self, key: &'static CStr, value: &CStr) -> Self {
-        self.values.push((key, Kind::Utf8, value.to_bytes_with_nul().to_vec()));
-        self
-    }
-
-    /// Adds bytes.
-    #[must_use]
-    pub fn octets(mut self, key: &'static CStr, value: &[u8]) -> Self {
-        self.values.push((key, Kind::Octets, value.to_vec()));
-        self
-    }
-
-    /// Adds a non-negative number of any length, given big-endian.
-    #[must_use]
-    pub fn big_integer(mut self, key: &'static CStr, big_endian: &[u8]) -> Self {
-        let mut value = big_endian.to_vec();
-        if cfg!(target_endian = "little") {
-            value.reverse();
-        }
-        self.values.push((key, Kind::Unsigned, value));
-        self
-    }
-
-    /// Lends the list to `call` in OpenSSL's form.
-    pub(super) fn with_raw<T>(&self, call: impl FnOnce(*const c::OSSL_PARAM) -> T) -> T {
-        let mut raw: Vec<c::OSSL_PARAM> = Vec::with_capacity(self.values.len() + 1);
-        for (key, kind, value) in &self.values {
-            // The size of text does not count its NUL.
-            let size = if *kind == Kind::Utf8 { value.len() - 1 } else { value.len() };
-            raw.push(c::OSSL_PARAM {
-                key: key.as_ptr(),
-                data_type: kind.code(),
-                data: value.as_ptr().cast_mut().cast(),
-                data_size: size,
-                return_size: c::OSSL_PARAM_UNMODIFIED,
-            });
-        }
-        raw.push(END);
-        call(raw.as_ptr())
-    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
-//! Public keys in the application's own OpenSSL: it verifies what has to be verified, and it knows what a point of a curve is.
+//! Public keys in the application's own OpenSSL: it verifies and encrypts what has to be, and it knows what a point of a curve is.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
+
+use zeroize::Zeroizing;
 
 use super::bindings as c;
 use super::core::Core;
@@ -27,11 +29,18 @@ host_functions! {
     get_params = c"EVP_PKEY_get_params": unsafe extern "C" fn(*const EvpPkey, *mut c::OSSL_PARAM) -> c_int;
     verify_init = c"EVP_PKEY_verify_init_ex": unsafe extern "C" fn(*mut EvpPkeyCtx, *const c::OSSL_PARAM) -> c_int;
     verify = c"EVP_PKEY_verify": unsafe extern "C" fn(*mut EvpPkeyCtx, *const u8, usize, *const u8, usize) -> c_int;
+    recover_init = c"EVP_PKEY_verify_recover_init_ex": unsafe extern "C" fn(*mut EvpPkeyCtx, *const c::OSSL_PARAM) -> c_int;
+    recover = c"EVP_PKEY_verify_recover": unsafe extern "C" fn(*mut EvpPkeyCtx, *mut u8, *mut usize, *const u8, usize) -> c_int;
+    encrypt_init = c"EVP_PKEY_encrypt_init_ex": unsafe extern "C" fn(*mut EvpPkeyCtx, *const c::OSSL_PARAM) -> c_int;
+    encrypt = c"EVP_PKEY_encrypt": unsafe extern "C" fn(*mut EvpPkeyCtx, *mut u8, *mut usize, *const u8, usize) -> c_int;
     md_ctx_new = c"EVP_MD_CTX_new": unsafe extern "C" fn() -> *mut EvpMdCtx;
     md_ctx_free = c"EVP_MD_CTX_free": unsafe extern "C" fn(*mut EvpMdCtx);
     digest_verify_init = c"EVP_DigestVerifyInit_ex": unsafe extern "C" fn(*mut EvpMdCtx, *mut *mut EvpPkeyCtx, *const c_char, *mut LibraryContext, *const c_char, *mut EvpPkey, *const c::OSSL_PARAM) -> c_int;
     digest_verify = c"EVP_DigestVerify": unsafe extern "C" fn(*mut EvpMdCtx, *const u8, usize, *const u8, usize) -> c_int;
 }
+
+type Init = unsafe extern "C" fn(*mut EvpPkeyCtx, *const c::OSSL_PARAM) -> c_int;
+type Make = unsafe extern "C" fn(*mut EvpPkeyCtx, *mut u8, *mut usize, *const u8, usize) -> c_int;
 
 /// A public key that the host has taken in.
 pub struct PublicKey<'a> {
@@ -87,21 +96,76 @@ impl<'a> PublicKey<'a> {
     /// `HostUnusable` where the host cannot verify so with such a key.
     pub fn verify(&self, params: &ParamList, value: &[u8], signature: &[u8]) -> Result<bool> {
         let functions = self.functions()?;
-        let library = self.library.context;
-        // SAFETY: a live library context and key; parameters ended by their end mark; as many readable octets as are said; the context is
-        // freed once, here.
-        let verified = self.core.shielded(|| unsafe {
-            let context = (functions.new_from_pkey)(library, self.key.as_ptr(), self.properties.as_ptr());
-            let mut verified = None;
-            if !context.is_null() && params.with_raw(|raw| (functions.verify_init)(context, raw)) == 1 {
-                let (signature, value) =
-                    ((signature.as_ptr(), signature.len()), (value.as_ptr(), value.len()));
-                verified = Some((functions.verify)(context, signature.0, signature.1, value.0, value.1) == 1);
-            }
-            (functions.free_ctx)(context);
-            verified
-        });
+        // SAFETY: as many readable octets as are said.
+        let verify = |context| unsafe {
+            (functions.verify)(context, signature.as_ptr(), signature.len(), value.as_ptr(), value.len()) == 1
+        };
+        let verified =
+            self.core.shielded(|| self.with_context(functions, functions.verify_init, params, verify));
         verified.ok_or_else(|| Error::new(Reason::HostUnusable, "EVP_PKEY_verify_init_ex failed"))
+    }
+
+    /// What a signature was made over, at most `size` octets, under parameters of provider-signature(7).
+    ///
+    /// # Errors
+    /// `InvalidArgument` where OpenSSL refuses; it has said why.
+    pub fn recover(&self, params: &ParamList, signature: &[u8], size: usize) -> Result<Zeroizing<Vec<u8>>> {
+        let functions = self.functions()?;
+        let mut recovered = Zeroizing::new(vec![0; size]);
+        let made = self.make(functions.recover_init, functions.recover, params, signature, &mut recovered)?;
+        let Some(length) = made else { bail!(InvalidArgument, "OpenSSL recovers nothing from that") };
+        recovered.truncate(length);
+        Ok(recovered)
+    }
+
+    /// Encrypts under parameters of provider-asym_cipher(7).
+    ///
+    /// # Errors
+    /// `InvalidArgument` where OpenSSL refuses; it has said why.
+    pub fn encrypt(&self, params: &ParamList, input: &[u8], output: &mut [u8]) -> Result<usize> {
+        let functions = self.functions()?;
+        match self.make(functions.encrypt_init, functions.encrypt, params, input, output)? {
+            Some(length) => Ok(length),
+            None => bail!(InvalidArgument, "OpenSSL cannot encrypt that with the public half of the key"),
+        }
+    }
+
+    /// The length of what a step makes of the input; `None` where OpenSSL refuses it. It says why: its errors stay on the queue.
+    fn make(
+        &self,
+        init: Init,
+        step: Make,
+        params: &ParamList,
+        input: &[u8],
+        output: &mut [u8],
+    ) -> Result<Option<usize>> {
+        let mut length = output.len();
+        let make = |context| {
+            let output = output.as_mut_ptr();
+            // SAFETY: `length` writable and `input.len()` readable octets, apart from each other.
+            unsafe { step(context, output, &raw mut length, input.as_ptr(), input.len()) == 1 }
+        };
+        let made = self.with_context(self.functions()?, init, params, make) == Some(true);
+        Ok(Some(length).filter(|length| made && *length <= output.len()))
+    }
+
+    /// What is done with a context for the key that was begun under some parameters; `None` where it could not be begun.
+    fn with_context(
+        &self,
+        functions: &Functions,
+        init: Init,
+        params: &ParamList,
+        work: impl FnOnce(*mut EvpPkeyCtx) -> bool,
+    ) -> Option<bool> {
+        let library = self.library.context;
+        // SAFETY: a live library context and key; parameters ended by their end mark; the context is freed once, here.
+        unsafe {
+            let context = (functions.new_from_pkey)(library, self.key.as_ptr(), self.properties.as_ptr());
+            let begun = !context.is_null() && params.with_raw(|raw| init(context, raw)) == 1;
+            let done = begun.then(|| work(context));
+            (functions.free_ctx)(context);
+            done
+        }
     }
 
     /// Whether `signature` is one over a message, for keys that hash it themselves.

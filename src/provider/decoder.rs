@@ -42,22 +42,26 @@ impl Provider {
     }
 }
 
-/// A key that the first step has found already, by its record. OpenSSL drops what the last step says is wrong, so the HSM is asked in the
-/// first where it has to be asked. Another thread that is just here (or, in a child of fork(2), was) is not waited for: then it is asked again.
+/// A key that the first step has found already, by what its record names. OpenSSL drops what the last step says is wrong, so the HSM is
+/// asked in the first where it has to be asked. Another thread that is just here (or, in a child of fork(2), was) is not waited for: then it
+/// is asked again.
 #[derive(Default)]
-pub(super) struct Opened(Mutex<Option<(Zeroizing<Vec<u8>>, crate::key::Key)>>);
+pub(super) struct Opened(Mutex<Option<(Uri, crate::key::Key)>>);
 
 impl Opened {
-    fn put(&self, record: &Zeroizing<Vec<u8>>, key: crate::key::Key) {
+    /// Without the PIN that it was found with, which the key has: a record that somebody else's PIN stands in ends in the first step.
+    fn put(&self, uri: Uri, key: crate::key::Key) {
+        let uri = Uri { pin_value: None, ..uri };
         if let Ok(mut opened) = self.0.try_lock() {
-            *opened = Some((record.clone(), key));
+            *opened = Some((uri, key));
         }
     }
 
     /// The key, once; `None` where another thread's came in between.
-    fn take(&self, record: &[u8]) -> Option<crate::key::Key> {
+    fn take(&self, uri: &Uri) -> Option<crate::key::Key> {
+        let uri = Uri { pin_value: None, ..uri.clone() };
         let mut opened = self.0.try_lock().ok()?;
-        opened.take_if(|(of, _)| of.as_slice() == record).map(|(_, key)| key)
+        opened.take_if(|(of, _)| *of == uri).map(|(_, key)| key)
     }
 }
 
@@ -90,7 +94,8 @@ impl Decoder for Pem {
         }
         let Some(record) = read_record(provider, input)? else { return Ok(true) };
         if let Some(uri) = keyfile::decode_record(&record)?.filter(|uri| uri.public.is_none()) {
-            provider.opened.put(&record, open(provider, &uri, prompt)?);
+            let key = open(provider, &uri, prompt)?;
+            provider.opened.put(uri, key);
         }
         let given = give_record(provider, objects, None, &record)?;
         if given {
@@ -160,7 +165,7 @@ impl Decoder for Der {
         if !selection.admits_private() {
             return Ok(true);
         }
-        let der = Zeroizing::new(input.read_to_end(LIMIT));
+        let der = input.read_to_end(LIMIT);
         for label in [Label::RsaPrivateKey, Label::PrivateKey] {
             if provider.leaves(label) {
                 continue;
@@ -187,7 +192,7 @@ impl Decoder for Record {
         prompt: &mut Prompt,
     ) -> Result<bool> {
         // Whatever has no type yet comes here too.
-        let record = Zeroizing::new(input.read_to_end(LIMIT));
+        let record = input.read_to_end(LIMIT);
         let Some(uri) = keyfile::decode_record(&record)? else { return Ok(true) };
         let data_type = match &uri.public {
             Some(PublicKey::Rsa(_)) if uri.pss.is_some() => c"RSA-PSS",
@@ -195,7 +200,7 @@ impl Decoder for Record {
             Some(PublicKey::Ec(_)) => c"EC",
             Some(PublicKey::Ed25519(_)) => c"ED25519",
             // Only the HSM knows. It is asked once, so whoever wants another type is given this one all the same.
-            None => return give_key(provider, objects, &record, &uri, prompt),
+            None => return give_key(provider, objects, &uri, prompt),
         };
         give_record(provider, objects, Some(data_type), &record)
     }
@@ -214,23 +219,17 @@ impl Decoder for Last {
         objects: &mut Objects,
         prompt: &mut Prompt,
     ) -> Result<bool> {
-        let record = Zeroizing::new(input.read_to_end(LIMIT));
+        let record = input.read_to_end(LIMIT);
         match keyfile::decode_record(&record)? {
-            Some(uri) => give_key(provider, objects, &record, &uri, prompt),
+            Some(uri) => give_key(provider, objects, &uri, prompt),
             None => Ok(true),
         }
     }
 }
 
 /// Hands over the key of a record, which the first step may have opened.
-fn give_key(
-    provider: &Arc<Provider>,
-    objects: &mut Objects,
-    record: &[u8],
-    uri: &Uri,
-    prompt: &mut Prompt,
-) -> Result<bool> {
-    let key = match provider.opened.take(record) {
+fn give_key(provider: &Arc<Provider>, objects: &mut Objects, uri: &Uri, prompt: &mut Prompt) -> Result<bool> {
+    let key = match provider.opened.take(uri) {
         Some(key) => key,
         None => open(provider, uri, prompt)?,
     };

@@ -9,13 +9,14 @@ use crate::error::{Reason, Result, bail};
 use crate::mechanism::{ED25519_ALGORITHM_ID, Mechanism};
 use crate::openssl::bindings as c;
 use crate::openssl::core::{Core, HasCore};
-use crate::openssl::operation::signature::Signature;
+use crate::openssl::operation::signature::{Purpose, Signature};
 use crate::openssl::params::{Descriptors, Params, Request, descriptors};
 
 /// A signature context.
 pub(super) struct Ed25519 {
     provider: Arc<Provider>,
     key: Option<Arc<Key>>,
+    purpose: Purpose,
 }
 
 /// OSSL_SIGNATURE_PARAM_INSTANCE and OSSL_SIGNATURE_PARAM_CONTEXT_STRING, of OpenSSL 3.2 and later.
@@ -39,19 +40,16 @@ impl Signature for Ed25519 {
     ];
 
     fn new(provider: &Arc<Provider>, _properties: Option<&str>) -> Result<Self> {
-        Ok(Self { provider: Arc::clone(provider), key: None })
+        Ok(Self { provider: Arc::clone(provider), key: None, purpose: Purpose::Sign })
     }
 
     fn duplicate(&self) -> Result<Self> {
-        Ok(Self { provider: Arc::clone(&self.provider), key: self.key.clone() })
+        Ok(Self { provider: Arc::clone(&self.provider), key: self.key.clone(), purpose: self.purpose })
     }
 
-    fn sign_init(&mut self, _key: Option<Arc<Key>>, _params: &Params) -> Result<()> {
-        bail!(OperationUnsupported, "Ed25519 signs whole messages")
-    }
-
-    fn digest_sign_init(
+    fn begin_message(
         &mut self,
+        purpose: Purpose,
         digest: Option<&str>,
         key: Option<Arc<Key>>,
         params: &Params,
@@ -64,6 +62,7 @@ impl Signature for Ed25519 {
             self.key = Some(key);
         }
         self.key()?;
+        self.purpose = purpose;
         self.set_params(params)
     }
 
@@ -71,24 +70,18 @@ impl Signature for Ed25519 {
         self.key().map(|_| ED25519_SIGNATURE_SIZE)
     }
 
-    fn sign(&mut self, _input: &[u8], _signature: &mut [u8]) -> Result<usize> {
-        Err(Reason::NotInitialised.into())
-    }
-
-    fn update(&mut self, _data: &[u8]) -> Result<()> {
-        bail!(OperationUnsupported, "Ed25519 signs whole messages")
-    }
-
-    fn finish(&mut self, _signature: &mut [u8]) -> Result<usize> {
-        Err(Reason::NotInitialised.into())
-    }
-
     fn sign_message(&mut self, data: &[u8], signature: &mut [u8]) -> Result<usize> {
+        self.is_begun(Purpose::Sign)?;
         let length = self.key()?.sign(&Mechanism::EdDsa, data, &mut signature[..ED25519_SIGNATURE_SIZE])?;
         if length != ED25519_SIGNATURE_SIZE {
             bail!(HsmCall, "C_Sign made an Ed25519 signature of {length} octets");
         }
         Ok(length)
+    }
+
+    fn verify_message(&mut self, data: &[u8], signature: &[u8]) -> Result<bool> {
+        self.is_begun(Purpose::Verify)?;
+        self.provider.verifier.verifies_ed25519(self.key()?.ed25519()?, data, signature)
     }
 
     fn get_params(&self, request: &mut Request) -> Result<()> {
@@ -109,6 +102,10 @@ impl Signature for Ed25519 {
 }
 
 impl Ed25519 {
+    fn is_begun(&self, purpose: Purpose) -> Result<()> {
+        if self.purpose == purpose { Ok(()) } else { Err(Reason::NotInitialised.into()) }
+    }
+
     fn key(&self) -> Result<&Arc<Key>> {
         self.key.as_ref().ok_or_else(|| Reason::NotInitialised.into())
     }

@@ -261,10 +261,21 @@ impl Generation for Ec {
     }
 
     fn generate(&self) -> Result<Arc<Key>> {
-        let Some(curve) = self.curve else {
-            bail!(InvalidArgument, "name the curve, as in -pkeyopt ec_paramgen_curve:P-256");
-        };
-        self.wanted.generate(NewKeyKind::Ec { params: curve.params.to_vec() }, None)
+        let params = self.curve()?.params.to_vec();
+        self.wanted.generate(NewKeyKind::Ec { params }, None)
+    }
+
+    fn parameters(&self) -> Result<Arc<Key>> {
+        Ok(Arc::new(Key::empty(&self.wanted.provider).on_curve(self.curve()?)))
+    }
+}
+
+impl Ec {
+    fn curve(&self) -> Result<&'static Curve> {
+        match self.curve {
+            Some(curve) => Ok(curve),
+            None => bail!(InvalidArgument, "name the curve, as in -pkeyopt ec_paramgen_curve:P-256"),
+        }
     }
 }
 

@@ -1,7 +1,10 @@
-//! Verifying with the application's own OpenSSL, where an HSM has two halves of a key and says of neither which is the other's.
+//! What the application's own OpenSSL does with a public half: verifies, recovers, encrypts. It is asked where the application asks us, and
+//! where an HSM has two halves of a key and says of neither which is the other's.
 
 use std::ffi::CStr;
 use std::sync::Arc;
+
+use zeroize::Zeroizing;
 
 use super::Provider;
 use crate::curve::Curve;
@@ -46,12 +49,48 @@ impl Verifier {
         value: &[u8],
         signature: &[u8],
     ) -> Result<bool> {
+        self.rsa(key)?.verify(padding, value, signature)
+    }
+
+    /// What an RSA signature with a padding was made over.
+    pub(super) fn recovers_rsa(
+        &self,
+        key: &RsaPublicKey,
+        padding: &ParamList,
+        signature: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>> {
+        self.rsa(key)?.recover(padding, signature, key.size())
+    }
+
+    /// Encrypts with a padding (provider-asym_cipher(7), parameters).
+    pub(super) fn encrypts_rsa(
+        &self,
+        key: &RsaPublicKey,
+        padding: &ParamList,
+        input: &[u8],
+        output: &mut [u8],
+    ) -> Result<usize> {
+        self.rsa(key)?.encrypt(padding, input, output)
+    }
+
+    fn rsa(&self, key: &RsaPublicKey) -> Result<HostKey<'_>> {
         let params = ParamList::new()
             .big_integer(c::OSSL_PKEY_PARAM_RSA_N, &key.modulus)
             .big_integer(c::OSSL_PKEY_PARAM_RSA_E, &key.exponent);
-        match self.host_key(c"RSA", &params)? {
-            Some(key) => key.verify(padding, value, signature),
-            None => Err(refused("RSA")),
+        self.host_key(c"RSA", &params)?.ok_or_else(|| refused("RSA"))
+    }
+
+    /// Whether it is an Ed25519 signature over a message.
+    pub(super) fn verifies_ed25519(
+        &self,
+        Ed25519PublicKey(octets): &Ed25519PublicKey,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<bool> {
+        let params = ParamList::new().octets(c::OSSL_PKEY_PARAM_PUB_KEY, octets);
+        match self.host_key(c"ED25519", &params)? {
+            Some(key) => key.verify_message(message, signature),
+            None => Err(refused("Ed25519")),
         }
     }
 
@@ -68,13 +107,7 @@ impl hsm::Verifier for Verifier {
     fn verifies(&self, key: &PublicKey, input: &[u8], signature: &[u8]) -> Result<bool> {
         match key {
             PublicKey::Ec(key) => self.verifies_ecdsa(key, input, &ecdsa_signature(signature)?),
-            PublicKey::Ed25519(Ed25519PublicKey(octets)) => {
-                let params = ParamList::new().octets(c::OSSL_PKEY_PARAM_PUB_KEY, octets);
-                match self.host_key(c"ED25519", &params)? {
-                    Some(key) => key.verify_message(input, signature),
-                    None => Err(refused("Ed25519")),
-                }
-            }
+            PublicKey::Ed25519(key) => self.verifies_ed25519(key, input, signature),
             // Its modulus is what an RSA key is found by.
             PublicKey::Rsa(_) => Ok(true),
         }

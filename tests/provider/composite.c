@@ -3,8 +3,9 @@
  *
  *     composite KEYFILE ALGORITHM PROPERTIES MESSAGE [DIGEST]
  *
- * Signs MESSAGE in one call, in two, and through a duplicate of the context; then DIGEST (hexadecimal), where it is given. Signatures go
- * to stdout as lines of hexadecimal. Exit status 3: an error queue that is not empty after a success.
+ * Signs MESSAGE in one call, in two, and through a duplicate of the context; then DIGEST (hexadecimal), where it is given. RSA signatures go
+ * to stdout as lines of hexadecimal. Each is verified with the key that has made it: a line says whether it is good in one call and in two,
+ * and for another message. Exit status 3: an error queue that is not empty after a success.
  */
 #include <openssl/crypto.h>
 #include <openssl/err.h>
@@ -21,6 +22,8 @@ static void failed(const char *what)
     exit(1);
 }
 
+static int is_rsa;
+
 static void show(const unsigned char *signature, size_t length, const char *after)
 {
     size_t i;
@@ -30,9 +33,33 @@ static void show(const unsigned char *signature, size_t length, const char *afte
         ERR_print_errors_fp(stderr);
         exit(3);
     }
-    for (i = 0; i < length; i++)
+    for (i = 0; is_rsa && i < length; i++)
         printf("%02x", signature[i]);
     printf("\n");
+}
+
+/* Whether a signature is good for a message, in one call and in two, and for another message. */
+static void verify(EVP_PKEY_CTX *context, EVP_SIGNATURE *algorithm, unsigned char *signature, size_t length,
+                   const unsigned char *message, size_t size)
+{
+    int whole, parts, other;
+
+    if (EVP_PKEY_verify_message_init(context, algorithm, NULL) <= 0)
+        failed("EVP_PKEY_verify_message_init");
+    whole = EVP_PKEY_verify(context, signature, length, message, size);
+    if (EVP_PKEY_verify_message_init(context, algorithm, NULL) <= 0
+        || EVP_PKEY_CTX_set_signature(context, signature, length) <= 0
+        || EVP_PKEY_verify_message_update(context, message, size / 2) <= 0
+        || EVP_PKEY_verify_message_update(context, message + size / 2, size - size / 2) <= 0)
+        failed("EVP_PKEY_verify_message_update");
+    parts = EVP_PKEY_verify_message_final(context);
+    if (EVP_PKEY_verify_message_init(context, algorithm, NULL) <= 0
+        || EVP_PKEY_CTX_set_signature(context, signature, length) <= 0
+        || EVP_PKEY_verify_message_update(context, message, size / 2) <= 0)
+        failed("EVP_PKEY_verify_message_update");
+    other = EVP_PKEY_verify_message_final(context);
+    ERR_clear_error();
+    printf("good %d %d %d\n", whole == 1, parts == 1, other == 1);
 }
 
 int main(int argc, char **argv)
@@ -55,6 +82,7 @@ int main(int argc, char **argv)
     key = file == NULL ? NULL : PEM_read_bio_PrivateKey(file, NULL, NULL, NULL);
     if (key == NULL)
         failed("PEM_read_bio_PrivateKey");
+    is_rsa = EVP_PKEY_is_a(key, "RSA");
     algorithm = EVP_SIGNATURE_fetch(NULL, argv[2], argv[3]);
     if (algorithm == NULL)
         failed("EVP_SIGNATURE_fetch");
@@ -70,6 +98,7 @@ int main(int argc, char **argv)
     if (EVP_PKEY_sign(context, signature, &length, message, size) <= 0)
         failed("EVP_PKEY_sign");
     show(signature, length, "EVP_PKEY_sign");
+    verify(context, algorithm, signature, length, message, size);
 
     if (EVP_PKEY_sign_message_init(context, algorithm, NULL) <= 0
         || EVP_PKEY_sign_message_update(context, message, size / 2) <= 0)
@@ -89,6 +118,7 @@ int main(int argc, char **argv)
         || EVP_PKEY_sign_message_final(copy, signature, &length) <= 0)
         failed("the duplicate");
     show(signature, length, "the duplicate");
+    verify(context, algorithm, signature, length, message, size);
     EVP_PKEY_CTX_free(copy);
 
     if (argc > 5) {
@@ -99,6 +129,26 @@ int main(int argc, char **argv)
         if (EVP_PKEY_sign(context, signature, &length, digest, (size_t)digest_length) <= 0)
             failed("EVP_PKEY_sign of a digest");
         show(signature, length, "EVP_PKEY_sign of a digest");
+        if (EVP_PKEY_verify_init_ex2(context, algorithm, NULL) <= 0)
+            failed("EVP_PKEY_verify_init_ex2");
+        printf("good %d", EVP_PKEY_verify(context, signature, length, digest, (size_t)digest_length) == 1);
+        digest[0] ^= 1;
+        printf(" %d\n", EVP_PKEY_verify(context, signature, length, digest, (size_t)digest_length) == 1);
+        ERR_clear_error();
+        if (is_rsa) {
+            unsigned char recovered[1024];
+            size_t recovered_length = sizeof(recovered);
+
+            if (EVP_PKEY_verify_recover_init_ex2(context, algorithm, NULL) <= 0)
+                failed("EVP_PKEY_verify_recover_init_ex2");
+            /* OpenSSL does not recover every digest that it signs. */
+            if (EVP_PKEY_verify_recover(context, recovered, &recovered_length, signature, length) > 0) {
+                show(recovered, recovered_length, "EVP_PKEY_verify_recover");
+            } else {
+                ERR_clear_error();
+                printf("nothing is recovered\n");
+            }
+        }
         OPENSSL_free(digest);
     }
     EVP_PKEY_CTX_free(context);

@@ -33,11 +33,42 @@ fn every_algorithm_gives_the_software_keys_signature() {
                 let arguments =
                     |key, properties| [key, algorithm, properties, "a message", &value].map(str::to_owned);
                 let software = Program::new(&program, arguments(&key.software_file, "")).succeeds();
-                assert_eq!(software.text().lines().count(), 4, "{algorithm}");
+                assert_eq!(software.text().lines().count(), 8, "{algorithm}");
                 let ours = hsm.program(&program, arguments(&key.file, "?provider=hsmkey")).succeeds();
                 assert_eq!(ours.text(), software.text(), "{algorithm} {}", openssl.version);
             }
         }
+    }
+}
+
+#[test]
+fn ecdsa_has_the_algorithms_that_openssl_has() {
+    for hsm in [Hsm::new(), Hsm::cloudhsm()] {
+        let key = hsm.import_ec("secp384r1", "composite");
+        for openssl in [OpenSsl::version("3.5"), OpenSsl::version("4.0")] {
+            let program = compile("composite", &openssl);
+            for (digest, algorithm) in [
+                ("sha1", "ECDSA-SHA1"),
+                ("sha224", "ecdsa-with-SHA224"),
+                ("sha256", "ECDSA-SHA256"),
+                ("sha384", "ECDSA-SHA2-384"),
+                ("sha512", "1.2.840.10045.4.3.4"),
+                ("sha3-224", "ECDSA-SHA3-224"),
+                ("sha3-256", "ecdsa_with_SHA3-256"),
+                ("sha3-384", "ECDSA-SHA3-384"),
+                ("sha3-512", "ECDSA-SHA3-512"),
+            ] {
+                let value = hash(MessageDigest::from_name(digest).unwrap(), b"a message").unwrap();
+                let value: String = value.iter().map(|octet| format!("{octet:02x}")).collect();
+                let arguments =
+                    |key, properties| [key, algorithm, properties, "a message", &value].map(str::to_owned);
+                let software = Program::new(&program, arguments(&key.software_file, "")).succeeds();
+                assert_eq!(software.text().matches("good 1 1 0").count(), 2, "{software}");
+                let ours = hsm.program(&program, arguments(&key.file, "?provider=hsmkey")).succeeds();
+                assert_eq!(ours.text(), software.text(), "{algorithm} {}", openssl.version);
+            }
+        }
+        assert_eq!(hsm.recorder.counts().get("calls.C_Sign"), 2 * 9 * 4);
     }
 }
 

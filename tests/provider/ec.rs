@@ -100,6 +100,14 @@ fn a_key_says_of_itself_what_the_software_key_says() {
 }
 
 #[test]
+fn a_copy_of_parameters_is_nobody_elses() {
+    let hsm = Hsm::new();
+    let (key, other) = (hsm.import_ec("prime256v1", "key"), hsm.import_ec("prime256v1", "other"));
+    Program::new(c_program("elliptic"), ["copies", &key.software_file, &other.public_file]).succeeds();
+    hsm.program(c_program("elliptic"), ["copies", &key.file, &other.public_file]).succeeds();
+}
+
+#[test]
 fn a_digest_of_any_length_is_truncated_as_openssl_does_it() {
     for hsm in [Hsm::new(), Hsm::cloudhsm()] {
         for curve in CURVES {

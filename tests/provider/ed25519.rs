@@ -37,6 +37,21 @@ fn signatures_are_those_of_the_software_key() {
 }
 
 #[test]
+fn the_key_that_signed_verifies() {
+    let (hsm, key) = key();
+    hsm.token.write("other", "other octets");
+    let sign = format!("pkeyutl -sign -rawin -in document -out signature -inkey {}", key.software_file);
+    stock(&hsm, &sign).succeeds();
+    for name in [&key.file, &key.uri] {
+        let verify = |document: &str| {
+            let verify = format!("pkeyutl -verify -rawin -sigfile signature -inkey {name} -in {document}");
+            hsm.openssl(verify.split(' ')).run().status.code()
+        };
+        assert_eq!((verify("document"), verify("other")), (Some(0), Some(1)));
+    }
+}
+
+#[test]
 fn a_key_says_of_itself_what_the_software_key_says() {
     let (hsm, key) = key();
     hsm.recorder.reset();

@@ -9,6 +9,7 @@
  *     elliptic derive KEYFILE PEER KDF LENGTH  the ECDH secret with a public key; KDF is a digest for X9.63, or "none"
  *     elliptic compare KEYFILE PUBLIC          exit status 0: equal, 5: parameters only, 6: neither
  *     elliptic same KEYFILE KEYFILE            the same for two private keys
+ *     elliptic copies KEYFILE PUBLIC           a point that is given to a copy of the parameters is not in a copy of that copy
  *     elliptic typed KEYFILE TYPE              reads a key of this type and no other; exit status 7 where there is none
  *
  * Exit status 3: an error queue that is not empty after a success.
@@ -250,6 +251,31 @@ static int compare(EVP_PKEY *key, EVP_PKEY *other)
     return EVP_PKEY_parameters_eq(key, other) == 1 && EVP_PKEY_parameters_eq(other, key) == 1 ? 5 : 6;
 }
 
+static void copies(EVP_PKEY *key, EVP_PKEY *other)
+{
+    EVP_PKEY *first = EVP_PKEY_new(), *second;
+    unsigned char point[200];
+    size_t length = 0;
+
+    if (first == NULL || EVP_PKEY_copy_parameters(first, key) <= 0)
+        failed("EVP_PKEY_copy_parameters");
+    second = EVP_PKEY_dup(first);
+    if (second == NULL)
+        failed("EVP_PKEY_dup");
+    if (EVP_PKEY_get_octet_string_param(other, OSSL_PKEY_PARAM_ENCODED_PUBLIC_KEY, point, sizeof(point), &length) <= 0)
+        failed("EVP_PKEY_get_octet_string_param");
+    if (EVP_PKEY_set1_encoded_public_key(first, point, length) <= 0)
+        failed("EVP_PKEY_set1_encoded_public_key");
+    if (EVP_PKEY_eq(first, other) != 1)
+        failed("the point that was set is not there");
+    if (EVP_PKEY_parameters_eq(second, other) != 1)
+        failed("the copy has lost its parameters");
+    if (EVP_PKEY_get_octet_string_param(second, OSSL_PKEY_PARAM_PUB_KEY, point, sizeof(point), &length) > 0)
+        failed("the copy has the point");
+    EVP_PKEY_free(first);
+    EVP_PKEY_free(second);
+}
+
 static int typed(const char *path, const char *type)
 {
     EVP_PKEY *key = NULL;
@@ -291,6 +317,10 @@ int main(int argc, char **argv)
     } else if (strcmp(argv[1], "derive") == 0 && argc == 6) {
         peer = read_key(argv[3], 0);
         derive(key, peer, argv[4], (size_t)atoi(argv[5]));
+        EVP_PKEY_free(peer);
+    } else if (strcmp(argv[1], "copies") == 0 && argc == 4) {
+        peer = read_key(argv[3], 0);
+        copies(key, peer);
         EVP_PKEY_free(peer);
     } else if ((strcmp(argv[1], "compare") == 0 || strcmp(argv[1], "same") == 0) && argc == 4) {
         peer = read_key(argv[3], strcmp(argv[1], "same") == 0);

@@ -191,3 +191,23 @@ fn a_label_that_is_taken_is_refused_and_making_a_key_is_never_repeated() {
     assert!(outcome.stderr.contains("C_GenerateKeyPair"), "{outcome}");
     assert_eq!(hsm.recorder.counts().get("calls.C_GenerateKeyPair"), 1);
 }
+
+#[test]
+fn who_wants_parameters_only_gets_no_key() {
+    let hsm = Hsm::new();
+    for curve in ["P-256", "P-384"] {
+        let curve = format!("ec_paramgen_curve:{curve}");
+        let parameters = ["-genparam", "-algorithm", "EC", "-pkeyopt", &curve];
+        let software = Program::stock_openssl([&["genpkey"][..], &parameters].concat()).succeeds();
+        for uri in [&[][..], &["-pkeyopt", "pkcs11_uri:pkcs11:object=made"]] {
+            let made = genpkey(&hsm, &[&parameters[..], uri].concat()).succeeds();
+            assert_eq!(made.text(), software.text());
+        }
+    }
+    // Keys of the others have none.
+    for algorithm in ["RSA", "RSA-PSS", "ED25519"] {
+        let uri = ["-algorithm", algorithm, "-pkeyopt", "pkcs11_uri:pkcs11:object=made"];
+        genpkey(&hsm, &[&["-genparam"][..], &uri].concat()).fails();
+    }
+    assert_eq!(hsm.recorder.counts().calls(), 0);
+}

@@ -1,11 +1,10 @@
 //! Asymmetric ciphers (provider-asym_cipher(7)).
 
 use std::ffi::{c_int, c_void};
-use std::ptr;
 use std::sync::Arc;
 
-use super::Step;
-use super::provider::{Provider, provider};
+use super::provider::Provider;
+use super::{Step, with_key};
 use crate::error::Result;
 use crate::openssl::algorithm::Dispatch;
 use crate::openssl::bindings as c;
@@ -107,10 +106,7 @@ impl<A: AsymCipher> Functions<A> {
 
 unsafe extern "C" fn newctx<A: AsymCipher>(context: *mut c_void) -> *mut c_void {
     // SAFETY: null or the provctx of ours.
-    match unsafe { provider::<A::Provider>(context) } {
-        Some(provider) => boundary::run(provider.core(), || A::new(provider).map(Box::new)),
-        None => ptr::null_mut(),
-    }
+    unsafe { super::new_context(context, A::new) }
 }
 
 unsafe extern "C" fn freectx<A: AsymCipher>(context: *mut c_void) {
@@ -128,13 +124,8 @@ unsafe extern "C" fn encrypt_init<A: AsymCipher>(
     key: *mut c_void,
     params: *const c::OSSL_PARAM,
 ) -> c_int {
-    // SAFETY: null or a context of ours, used by one thread at a time; null or a key that our key manager gave out and OpenSSL
-    // still holds; null or an array ended by its end mark.
-    unsafe {
-        boundary::on_mut(context, |context: &mut A| {
-            context.encrypt_init(super::shared(key), &Params::new(params))
-        })
-    }
+    // SAFETY: OpenSSL's arguments.
+    unsafe { with_key(context, key, params, A::encrypt_init) }
 }
 
 unsafe extern "C" fn decrypt_init<A: AsymCipher>(
@@ -142,12 +133,8 @@ unsafe extern "C" fn decrypt_init<A: AsymCipher>(
     key: *mut c_void,
     params: *const c::OSSL_PARAM,
 ) -> c_int {
-    // SAFETY: as for `encrypt_init`.
-    unsafe {
-        boundary::on_mut(context, |context: &mut A| {
-            context.decrypt_init(super::shared(key), &Params::new(params))
-        })
-    }
+    // SAFETY: OpenSSL's arguments.
+    unsafe { with_key(context, key, params, A::decrypt_init) }
 }
 
 unsafe extern "C" fn encrypt<A: AsymCipher>(
@@ -163,7 +150,7 @@ unsafe extern "C" fn encrypt<A: AsymCipher>(
         boundary::on_mut(context, |context: &mut A| {
             let size = context.size()?;
             Output::new(output, length, capacity)?
-                .answer(size, |buffer| context.encrypt(boundary::input(input, input_length)?, buffer))
+                .answer(size, (input, input_length), |input, buffer| context.encrypt(input, buffer))
         })
     }
 }

@@ -1,15 +1,15 @@
 //! Key generation (provider-keymgmt(7), OSSL_FUNC_keymgmt_gen).
 
 use std::ffi::{c_int, c_void};
-use std::ptr;
 use std::sync::Arc;
 
+use super::Selection;
 use super::keymgmt::Keymgmt;
-use super::provider::{Provider, provider};
-use crate::error::Result;
+use super::provider::Provider;
+use crate::error::{Result, bail};
 use crate::openssl::bindings as c;
 use crate::openssl::boundary;
-use crate::openssl::core::HasCore;
+use crate::openssl::core::{Core, HasCore};
 use crate::openssl::params::{Descriptors, Params};
 
 /// A key that is to be generated, while the application says what it wants.
@@ -36,21 +36,43 @@ pub trait Generation: HasCore + Sized + Send + 'static {
     /// # Errors
     /// What is missing, or what is wrong with the HSM.
     fn generate(&self) -> Result<Arc<Self::Key>>;
+
+    /// An object with the parameters that keys of one group share and without a key, where the type has such parameters.
+    ///
+    /// # Errors
+    /// What is missing; `OperationUnsupported` where the type has none.
+    fn parameters(&self) -> Result<Arc<Self::Key>> {
+        bail!(OperationUnsupported, "such keys have no parameters to generate")
+    }
+}
+
+/// What OpenSSL holds while it says what it wants.
+struct Wanted<G> {
+    generation: G,
+    /// Whether it is a key, and not parameters only.
+    key: bool,
+}
+
+impl<G: Generation> HasCore for Wanted<G> {
+    fn core(&self) -> &Core {
+        self.generation.core()
+    }
 }
 
 pub(super) unsafe extern "C" fn gen_init<M: Keymgmt>(
     context: *mut c_void,
-    _selection: c_int,
+    selection: c_int,
     params: *const c::OSSL_PARAM,
 ) -> *mut c_void {
-    // SAFETY: null or the provctx of ours.
-    let Some(provider) = (unsafe { provider::<M::Provider>(context) }) else { return ptr::null_mut() };
-    boundary::run(provider.core(), || {
-        let mut generation = M::Generation::new(provider);
-        // SAFETY: null or an array ended by its end mark, unchanged during the call.
-        generation.set_params(&unsafe { Params::new(params) })?;
-        Ok(Box::new(generation))
-    })
+    let selection = Selection(selection);
+    // SAFETY: null or the provctx of ours; null or an array ended by its end mark, unchanged during the call.
+    unsafe {
+        super::new_context(context, |provider| {
+            let mut generation = M::Generation::new(provider);
+            generation.set_params(&Params::new(params))?;
+            Ok(Wanted { generation, key: selection.public() || selection.private() })
+        })
+    }
 }
 
 pub(super) unsafe extern "C" fn gen_set_params<M: Keymgmt>(
@@ -59,8 +81,8 @@ pub(super) unsafe extern "C" fn gen_set_params<M: Keymgmt>(
 ) -> c_int {
     // SAFETY: null or a context of `gen_init`, used by one thread at a time; null or an array ended by its end mark.
     unsafe {
-        boundary::on_mut(context, |generation: &mut M::Generation| {
-            generation.set_params(&Params::new(params))
+        boundary::on_mut(context, |wanted: &mut Wanted<M::Generation>| {
+            wanted.generation.set_params(&Params::new(params))
         })
     }
 }
@@ -79,10 +101,17 @@ pub(super) unsafe extern "C" fn generate<M: Keymgmt>(
     _argument: *mut c_void,
 ) -> *mut c_void {
     // SAFETY: null or a context of `gen_init`, used by one thread at a time.
-    unsafe { boundary::on(context, |generation: &M::Generation| generation.generate()) }
+    unsafe {
+        boundary::on(
+            context,
+            |Wanted { generation, key }: &Wanted<M::Generation>| {
+                if *key { generation.generate() } else { generation.parameters() }
+            },
+        )
+    }
 }
 
 pub(super) unsafe extern "C" fn gen_cleanup<M: Keymgmt>(context: *mut c_void) {
     // SAFETY: null or a context of `gen_init`, given back once.
-    unsafe { super::free::<M::Generation>(context) };
+    unsafe { super::free::<Wanted<M::Generation>>(context) };
 }

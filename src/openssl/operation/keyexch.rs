@@ -4,8 +4,8 @@ use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
 
-use super::Step;
-use super::provider::{Provider, provider};
+use super::provider::Provider;
+use super::{Step, with_key};
 use crate::error::{Error, Reason, Result};
 use crate::openssl::algorithm::Dispatch;
 use crate::openssl::bindings as c;
@@ -94,10 +94,7 @@ impl<X: KeyExchange> Functions<X> {
 
 unsafe extern "C" fn newctx<X: KeyExchange>(context: *mut c_void) -> *mut c_void {
     // SAFETY: null or the provctx of ours.
-    match unsafe { provider::<X::Provider>(context) } {
-        Some(provider) => boundary::run(provider.core(), || Ok(Box::new(X::new(provider)))),
-        None => ptr::null_mut(),
-    }
+    unsafe { super::new_context(context, |provider| Ok(X::new(provider))) }
 }
 
 unsafe extern "C" fn freectx<X: KeyExchange>(context: *mut c_void) {
@@ -115,11 +112,8 @@ unsafe extern "C" fn init<X: KeyExchange>(
     key: *mut c_void,
     params: *const c::OSSL_PARAM,
 ) -> c_int {
-    // SAFETY: null or a context of ours, used by one thread at a time; null or a key that our key manager gave out and OpenSSL
-    // still holds; null or an array ended by its end mark.
-    unsafe {
-        boundary::on_mut(context, |context: &mut X| context.init(super::shared(key), &Params::new(params)))
-    }
+    // SAFETY: OpenSSL's arguments.
+    unsafe { with_key(context, key, params, X::init) }
 }
 
 unsafe extern "C" fn set_peer<X: KeyExchange>(context: *mut c_void, peer: *mut c_void) -> c_int {

@@ -195,10 +195,11 @@ unsafe extern "C" fn free<M: Keymgmt>(key: *mut c_void) {
 
 unsafe extern "C" fn dup<M: Keymgmt>(key: *const c_void, selection: c_int) -> *mut c_void {
     let selection = Selection(selection);
-    if !selection.public() && !selection.private() {
-        // SAFETY: null or a key that OpenSSL holds.
-        let parameters = unsafe { key.cast::<M::Key>().as_ref() }.and_then(M::parameters);
-        if let Some(parameters) = parameters {
+    // SAFETY: null or a key that OpenSSL holds.
+    let Some(original) = (unsafe { key.cast::<M::Key>().as_ref() }) else { return ptr::null_mut() };
+    // An object without a key may be given one, which is not its copy's.
+    if !M::is_there(original) || !selection.public() && !selection.private() {
+        if let Some(parameters) = M::parameters(original) {
             return Arc::into_raw(Arc::new(parameters)).cast_mut().cast();
         }
     }

@@ -20,7 +20,7 @@ use super::bindings as c;
 use super::boundary::{self, Output};
 use super::core::HasCore;
 use super::job::Place;
-use super::params::ParamList;
+use super::params::{ParamList, Params};
 use crate::error::{Result, bail};
 
 /// One of OSSL_CALLBACK, lent for one call: where a store or a decoder hands over what it found.
@@ -146,6 +146,36 @@ unsafe fn free<T>(context: *mut c_void) {
     }
 }
 
+/// The body of a callback that makes a context of an operation.
+///
+/// # Safety
+/// `context` is null or a provctx of ours, whose provider is a `P`.
+unsafe fn new_context<P: provider::Provider, T>(
+    context: *mut c_void,
+    make: impl FnOnce(&Arc<P>) -> Result<T>,
+) -> *mut c_void {
+    // SAFETY: the caller's contract.
+    match unsafe { provider::provider::<P>(context) } {
+        Some(provider) => boundary::run(provider.core(), || make(provider).map(Box::new)),
+        None => std::ptr::null_mut(),
+    }
+}
+
+/// The body of a callback that begins an operation with a key.
+///
+/// # Safety
+/// `context` is null or a context of ours, used by one thread at a time; `key` is null or a key that our key manager gave out and OpenSSL
+/// still holds; `params` is null or an array ended by its end mark.
+unsafe fn with_key<T: HasCore, K>(
+    context: *mut c_void,
+    key: *mut c_void,
+    params: *const c::OSSL_PARAM,
+    begin: impl FnOnce(&mut T, Option<Arc<K>>, &Params) -> Result<()>,
+) -> c_int {
+    // SAFETY: the caller's contract.
+    unsafe { boundary::on_mut(context, |context: &mut T| begin(context, shared(key), &Params::new(params))) }
+}
+
 /// One more owner of something that OpenSSL holds as the pointer of an `Arc`; `None` for null.
 ///
 /// # Safety
@@ -196,8 +226,7 @@ impl<S: HasCore + Send + 'static> Step<S> {
         unsafe {
             boundary::on_mut(context, |context: &mut S| {
                 let size = (self.size)(context)?;
-                Output::new(result.0, result.1, result.2)?.answer(size, |buffer| {
-                    let input = boundary::input(input.0, input.1)?;
+                Output::new(result.0, result.1, result.2)?.answer(size, input, |input, buffer| {
                     if context.core().is_in_a_job() {
                         self.take_in_a_job(context, input, buffer, size)
                     } else {

@@ -4,17 +4,31 @@ use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
 
-use super::Step;
-use super::provider::{Provider, provider};
+use zeroize::Zeroizing;
+
+use super::provider::Provider;
+use super::{Step, with_key};
 use crate::error::Result;
 use crate::openssl::algorithm::Dispatch;
 use crate::openssl::bindings as c;
-use crate::openssl::boundary::{self, Verdict};
+use crate::openssl::boundary::{self, Output, Verdict};
 use crate::openssl::core::HasCore;
 use crate::openssl::dispatch;
 use crate::openssl::params::{Descriptors, Params, Request};
 
-/// A signature context. It makes signatures; [`Verify`] is one that verifies them as well.
+/// What a context is begun for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A signature is made.
+    Sign,
+    /// A signature is verified. OpenSSL asks for that with a private key, which nobody else can be given, and, where the key manager takes
+    /// public keys in, with the public key of another provider.
+    Verify,
+    /// What was signed is recovered from the signature.
+    Recover,
+}
+
+/// A signature context for whole messages.
 pub trait Signature: HasCore + Sized + Send + 'static {
     /// The provider.
     type Provider: Provider;
@@ -38,18 +52,13 @@ pub trait Signature: HasCore + Sized + Send + 'static {
     /// `HostUnusable`.
     fn duplicate(&self) -> Result<Self>;
 
-    /// Begins to sign what was hashed elsewhere. Without a key: the context's last one.
+    /// Begins with a message. Without a key: the context's last one; without a digest: the last or the default one.
     ///
     /// # Errors
-    /// `NotInitialised` without any key; what is wrong with a parameter.
-    fn sign_init(&mut self, key: Option<Arc<Self::Key>>, params: &Params) -> Result<()>;
-
-    /// Begins to hash and sign. Without a key: the context's last one; without a digest: the last or the default one.
-    ///
-    /// # Errors
-    /// As for [`Signature::sign_init`], and `DigestUnsupported`.
-    fn digest_sign_init(
+    /// `NotInitialised` without any key, `DigestUnsupported`; what is wrong with a parameter.
+    fn begin_message(
         &mut self,
+        purpose: Purpose,
         digest: Option<&str>,
         key: Option<Arc<Self::Key>>,
         params: &Params,
@@ -61,32 +70,17 @@ pub trait Signature: HasCore + Sized + Send + 'static {
     /// `NotInitialised`.
     fn size(&self) -> Result<usize>;
 
-    /// Signs what was hashed elsewhere into `signature`, which has [`Signature::size`] octets at least, and says how many it took.
+    /// Signs a whole message into `signature`, which has [`Signature::size`] octets, and says how many it took.
     ///
     /// # Errors
-    /// What is wrong with the input, or with the HSM.
-    fn sign(&mut self, input: &[u8], signature: &mut [u8]) -> Result<usize>;
+    /// `NotInitialised`; what is wrong with the message, or with the HSM.
+    fn sign_message(&mut self, data: &[u8], signature: &mut [u8]) -> Result<usize>;
 
-    /// Hashes more.
+    /// Whether it is a signature over a whole message.
     ///
     /// # Errors
-    /// `NotInitialised`, `HostUnusable`.
-    fn update(&mut self, data: &[u8]) -> Result<()>;
-
-    /// Signs what was hashed.
-    ///
-    /// # Errors
-    /// `NotInitialised`, or what is wrong with the HSM.
-    fn finish(&mut self, signature: &mut [u8]) -> Result<usize>;
-
-    /// Hashes and signs a whole message.
-    ///
-    /// # Errors
-    /// As for [`Signature::finish`].
-    fn sign_message(&mut self, data: &[u8], signature: &mut [u8]) -> Result<usize> {
-        self.update(data)?;
-        self.finish(signature)
-    }
+    /// `NotInitialised`, and where it cannot be told.
+    fn verify_message(&mut self, data: &[u8], signature: &[u8]) -> Result<bool>;
 
     /// Answers questions about the context.
     ///
@@ -101,37 +95,52 @@ pub trait Signature: HasCore + Sized + Send + 'static {
     fn set_params(&mut self, params: &Params) -> Result<()>;
 }
 
-/// A signature context that verifies as well. OpenSSL asks it to with a private key, which nobody else can be given, and, where the key
-/// manager takes public keys in, with the public key of another provider.
-pub trait Verify: Signature {
-    /// Begins to verify a signature over what was hashed elsewhere. Without a key: the context's last one.
+/// A signature context that hashes: messages come in parts, or hashed elsewhere.
+pub trait Hashing: Signature {
+    /// Begins with what was hashed elsewhere. Without a key: the context's last one.
     ///
     /// # Errors
-    /// As for [`Signature::sign_init`].
-    fn verify_init(&mut self, key: Option<Arc<Self::Key>>, params: &Params) -> Result<()>;
+    /// `NotInitialised` without any key; what is wrong with a parameter.
+    fn begin(&mut self, purpose: Purpose, key: Option<Arc<Self::Key>>, params: &Params) -> Result<()>;
 
-    /// Begins to hash and verify.
+    /// Signs what was hashed elsewhere, like [`Signature::sign_message`].
     ///
     /// # Errors
-    /// As for [`Signature::digest_sign_init`].
-    fn digest_verify_init(
-        &mut self,
-        digest: Option<&str>,
-        key: Option<Arc<Self::Key>>,
-        params: &Params,
-    ) -> Result<()>;
+    /// As there.
+    fn sign(&mut self, input: &[u8], signature: &mut [u8]) -> Result<usize>;
 
     /// Whether it is a signature over what was hashed elsewhere.
     ///
     /// # Errors
-    /// Where it cannot be told.
+    /// As for [`Signature::verify_message`].
     fn verify(&mut self, input: &[u8], signature: &[u8]) -> Result<bool>;
 
-    /// Whether it is a signature over what was hashed with [`Signature::update`].
+    /// Hashes more.
     ///
     /// # Errors
-    /// Where it cannot be told.
+    /// `NotInitialised`, `HostUnusable`.
+    fn update(&mut self, data: &[u8]) -> Result<()>;
+
+    /// Signs what was hashed.
+    ///
+    /// # Errors
+    /// `NotInitialised`, or what is wrong with the HSM.
+    fn finish(&mut self, signature: &mut [u8]) -> Result<usize>;
+
+    /// Whether it is a signature over what was hashed.
+    ///
+    /// # Errors
+    /// As for [`Signature::verify_message`].
     fn finish_verifying(&mut self, signature: &[u8]) -> Result<bool>;
+}
+
+/// A signature from which what was signed can be recovered.
+pub trait Recover: Hashing {
+    /// What was signed: with a digest its value, else what stands in the padding.
+    ///
+    /// # Errors
+    /// `NotInitialised`, and for what is no such signature.
+    fn recover(&mut self, signature: &[u8]) -> Result<Zeroizing<Vec<u8>>>;
 }
 
 /// The table of a signature over whole messages only.
@@ -139,9 +148,35 @@ pub const fn one_shot_table<S: Signature>() -> Dispatch {
     Dispatch(Functions::<S>::ONE_SHOT)
 }
 
-/// The table of a signature that is verified as well.
-pub const fn verifying_table<S: Verify>() -> Dispatch {
-    Dispatch(Functions::<S>::VERIFYING)
+/// The table of a signature that hashes.
+pub const fn table<S: Hashing>() -> Dispatch {
+    Dispatch(Functions::<S>::HASHING)
+}
+
+/// The table of a signature from which what was signed can be recovered.
+pub const fn recovering_table<S: Recover>() -> Dispatch {
+    Dispatch(Functions::<S>::RECOVERING)
+}
+
+/// [`Purpose`] as a type, for functions whose addresses stand in a table.
+pub(super) trait For {
+    const PURPOSE: Purpose;
+}
+
+pub(super) struct Signing;
+pub(super) struct Verifying;
+pub(super) struct Recovering;
+
+impl For for Signing {
+    const PURPOSE: Purpose = Purpose::Sign;
+}
+
+impl For for Verifying {
+    const PURPOSE: Purpose = Purpose::Verify;
+}
+
+impl For for Recovering {
+    const PURPOSE: Purpose = Purpose::Recover;
 }
 
 struct Functions<S>(std::marker::PhantomData<S>);
@@ -151,8 +186,10 @@ impl<S: Signature> Functions<S> {
         dispatch::signature_newctx(Some(newctx::<S>)),
         dispatch::signature_freectx(Some(freectx::<S>)),
         dispatch::signature_dupctx(Some(dupctx::<S>)),
-        dispatch::signature_digest_sign_init(Some(digest_sign_init::<S>)),
+        dispatch::signature_digest_sign_init(Some(digest_init::<S, Signing>)),
         dispatch::signature_digest_sign(Some(digest_sign::<S>)),
+        dispatch::signature_digest_verify_init(Some(digest_init::<S, Verifying>)),
+        dispatch::signature_digest_verify(Some(digest_verify::<S>)),
         dispatch::signature_get_ctx_params(Some(get_ctx_params::<S>)),
         dispatch::signature_gettable_ctx_params(Some(gettable_ctx_params::<S>)),
         dispatch::signature_set_ctx_params(Some(set_ctx_params::<S>)),
@@ -161,38 +198,53 @@ impl<S: Signature> Functions<S> {
     ];
 }
 
-impl<S: Verify> Functions<S> {
-    const VERIFYING: &'static [c::OSSL_DISPATCH] = &[
-        dispatch::signature_newctx(Some(newctx::<S>)),
-        dispatch::signature_freectx(Some(freectx::<S>)),
-        dispatch::signature_dupctx(Some(dupctx::<S>)),
-        dispatch::signature_sign_init(Some(sign_init::<S>)),
-        dispatch::signature_sign(Some(sign::<S>)),
-        dispatch::signature_verify_init(Some(verify_init::<S>)),
-        dispatch::signature_verify(Some(verify::<S>)),
-        dispatch::signature_digest_sign_init(Some(digest_sign_init::<S>)),
-        dispatch::signature_digest_sign_update(Some(digest_sign_update::<S>)),
-        dispatch::signature_digest_sign_final(Some(digest_sign_final::<S>)),
-        dispatch::signature_digest_sign(Some(digest_sign::<S>)),
-        dispatch::signature_digest_verify_init(Some(digest_verify_init::<S>)),
-        dispatch::signature_digest_verify_update(Some(digest_sign_update::<S>)),
-        dispatch::signature_digest_verify_final(Some(digest_verify_final::<S>)),
-        dispatch::signature_get_ctx_params(Some(get_ctx_params::<S>)),
-        dispatch::signature_gettable_ctx_params(Some(gettable_ctx_params::<S>)),
-        dispatch::signature_set_ctx_params(Some(set_ctx_params::<S>)),
-        dispatch::signature_settable_ctx_params(Some(settable_ctx_params::<S>)),
-        dispatch::END,
+/// The lines of the tables of a signature that hashes, and others.
+macro_rules! hashing {
+    ($signature:ident $(, $other:expr)*) => {
+        &[
+            dispatch::signature_newctx(Some(newctx::<$signature>)),
+            dispatch::signature_freectx(Some(freectx::<$signature>)),
+            dispatch::signature_dupctx(Some(dupctx::<$signature>)),
+            dispatch::signature_sign_init(Some(init::<$signature, Signing>)),
+            dispatch::signature_sign(Some(sign::<$signature>)),
+            dispatch::signature_verify_init(Some(init::<$signature, Verifying>)),
+            dispatch::signature_verify(Some(verify::<$signature>)),
+            $($other,)*
+            dispatch::signature_digest_sign_init(Some(digest_init::<$signature, Signing>)),
+            dispatch::signature_digest_sign_update(Some(digest_update::<$signature>)),
+            dispatch::signature_digest_sign_final(Some(digest_sign_final::<$signature>)),
+            dispatch::signature_digest_sign(Some(digest_sign::<$signature>)),
+            dispatch::signature_digest_verify_init(Some(digest_init::<$signature, Verifying>)),
+            dispatch::signature_digest_verify_update(Some(digest_update::<$signature>)),
+            dispatch::signature_digest_verify_final(Some(digest_verify_final::<$signature>)),
+            dispatch::signature_get_ctx_params(Some(get_ctx_params::<$signature>)),
+            dispatch::signature_gettable_ctx_params(Some(gettable_ctx_params::<$signature>)),
+            dispatch::signature_set_ctx_params(Some(set_ctx_params::<$signature>)),
+            dispatch::signature_settable_ctx_params(Some(settable_ctx_params::<$signature>)),
+            dispatch::END,
+        ]
+    };
+}
+
+impl<S: Hashing> Functions<S> {
+    const HASHING: &'static [c::OSSL_DISPATCH] = hashing![S];
+}
+
+impl<S: Recover> Functions<S> {
+    const RECOVERING: &'static [c::OSSL_DISPATCH] = hashing![
+        S,
+        dispatch::signature_verify_recover_init(Some(init::<S, Recovering>)),
+        dispatch::signature_verify_recover(Some(verify_recover::<S>))
     ];
 }
 
 unsafe extern "C" fn newctx<S: Signature>(context: *mut c_void, properties: *const c_char) -> *mut c_void {
-    // SAFETY: null or the provctx of ours.
-    let Some(provider) = (unsafe { provider::<S::Provider>(context) }) else { return ptr::null_mut() };
-    boundary::run(provider.core(), || {
-        // SAFETY: null or NUL-terminated, and unchanged during the call.
-        let properties = unsafe { boundary::text(properties) }?;
-        S::new(provider, properties).map(Box::new)
-    })
+    // SAFETY: null or the provctx of ours; null or NUL-terminated, and unchanged during the call.
+    unsafe {
+        super::new_context(context, |provider: &Arc<S::Provider>| {
+            S::new(provider, boundary::text(properties)?)
+        })
+    }
 }
 
 unsafe extern "C" fn freectx<S: Signature>(context: *mut c_void) {
@@ -205,21 +257,18 @@ unsafe extern "C" fn dupctx<S: Signature>(context: *mut c_void) -> *mut c_void {
     unsafe { boundary::on(context, |context: &S| context.duplicate().map(Box::new)) }
 }
 
-unsafe extern "C" fn sign_init<S: Signature>(
+unsafe extern "C" fn init<S: Hashing, P: For>(
     context: *mut c_void,
     key: *mut c_void,
     params: *const c::OSSL_PARAM,
 ) -> c_int {
-    // SAFETY: null or a context of ours, used by one thread at a time; null or a key that our key manager gave out and OpenSSL
-    // still holds; null or an array ended by its end mark.
+    // SAFETY: OpenSSL's arguments.
     unsafe {
-        boundary::on_mut(context, |context: &mut S| {
-            context.sign_init(super::shared(key), &Params::new(params))
-        })
+        with_key(context, key, params, |context: &mut S, key, params| context.begin(P::PURPOSE, key, params))
     }
 }
 
-unsafe extern "C" fn sign<S: Signature>(
+unsafe extern "C" fn sign<S: Hashing>(
     context: *mut c_void,
     signature: *mut u8,
     length: *mut usize,
@@ -227,7 +276,7 @@ unsafe extern "C" fn sign<S: Signature>(
     input: *const u8,
     input_length: usize,
 ) -> c_int {
-    // SAFETY: as for `sign_init`; the buffers are the application's, of the sizes it says, for this call alone.
+    // SAFETY: as for `init`; the buffers are the application's, of the sizes it says, for this call alone.
     unsafe {
         Step { size: S::size, duplicate: S::duplicate, work: S::sign }.take(
             context,
@@ -237,31 +286,31 @@ unsafe extern "C" fn sign<S: Signature>(
     }
 }
 
-unsafe extern "C" fn digest_sign_init<S: Signature>(
+unsafe extern "C" fn digest_init<S: Signature, P: For>(
     context: *mut c_void,
     digest: *const c_char,
     key: *mut c_void,
     params: *const c::OSSL_PARAM,
 ) -> c_int {
-    // SAFETY: as for `sign_init`; null or a NUL-terminated name.
+    // SAFETY: OpenSSL's arguments; null or a NUL-terminated name.
     unsafe {
-        boundary::on_mut(context, |context: &mut S| {
+        with_key(context, key, params, |context: &mut S, key, params| {
             let digest = boundary::text(digest)?.filter(|name| !name.is_empty());
-            context.digest_sign_init(digest, super::shared(key), &Params::new(params))
+            context.begin_message(P::PURPOSE, digest, key, params)
         })
     }
 }
 
-unsafe extern "C" fn digest_sign_update<S: Signature>(
+unsafe extern "C" fn digest_update<S: Hashing>(
     context: *mut c_void,
     data: *const u8,
     length: usize,
 ) -> c_int {
-    // SAFETY: as for `sign_init`; the input is the application's, of the size it says.
+    // SAFETY: as for `init`; the input is the application's, of the size it says.
     unsafe { boundary::on_mut(context, |context: &mut S| context.update(boundary::input(data, length)?)) }
 }
 
-unsafe extern "C" fn digest_sign_final<S: Signature>(
+unsafe extern "C" fn digest_sign_final<S: Hashing>(
     context: *mut c_void,
     signature: *mut u8,
     length: *mut usize,
@@ -292,27 +341,14 @@ unsafe extern "C" fn digest_sign<S: Signature>(
     }
 }
 
-unsafe extern "C" fn verify_init<S: Verify>(
-    context: *mut c_void,
-    key: *mut c_void,
-    params: *const c::OSSL_PARAM,
-) -> c_int {
-    // SAFETY: as for `sign_init`.
-    unsafe {
-        boundary::on_mut(context, |context: &mut S| {
-            context.verify_init(super::shared(key), &Params::new(params))
-        })
-    }
-}
-
-unsafe extern "C" fn verify<S: Verify>(
+unsafe extern "C" fn verify<S: Hashing>(
     context: *mut c_void,
     signature: *const u8,
     length: usize,
     input: *const u8,
     input_length: usize,
 ) -> c_int {
-    // SAFETY: as for `sign_init`; both inputs are the application's, of the sizes it says.
+    // SAFETY: as for `init`; both inputs are the application's, of the sizes it says.
     unsafe {
         boundary::on_mut(context, |context: &mut S| {
             let input = boundary::input(input, input_length)?;
@@ -321,22 +357,23 @@ unsafe extern "C" fn verify<S: Verify>(
     }
 }
 
-unsafe extern "C" fn digest_verify_init<S: Verify>(
+unsafe extern "C" fn digest_verify<S: Signature>(
     context: *mut c_void,
-    digest: *const c_char,
-    key: *mut c_void,
-    params: *const c::OSSL_PARAM,
+    signature: *const u8,
+    length: usize,
+    data: *const u8,
+    data_length: usize,
 ) -> c_int {
-    // SAFETY: as for `digest_sign_init`.
+    // SAFETY: as for `verify`.
     unsafe {
         boundary::on_mut(context, |context: &mut S| {
-            let digest = boundary::text(digest)?.filter(|name| !name.is_empty());
-            context.digest_verify_init(digest, super::shared(key), &Params::new(params))
+            let data = boundary::input(data, data_length)?;
+            context.verify_message(data, boundary::input(signature, length)?).map(Verdict)
         })
     }
 }
 
-unsafe extern "C" fn digest_verify_final<S: Verify>(
+unsafe extern "C" fn digest_verify_final<S: Hashing>(
     context: *mut c_void,
     signature: *const u8,
     length: usize,
@@ -345,6 +382,24 @@ unsafe extern "C" fn digest_verify_final<S: Verify>(
     unsafe {
         boundary::on_mut(context, |context: &mut S| {
             context.finish_verifying(boundary::input(signature, length)?).map(Verdict)
+        })
+    }
+}
+
+unsafe extern "C" fn verify_recover<S: Recover>(
+    context: *mut c_void,
+    recovered: *mut u8,
+    length: *mut usize,
+    capacity: usize,
+    signature: *const u8,
+    signature_length: usize,
+) -> c_int {
+    // SAFETY: as for `sign`.
+    unsafe {
+        boundary::on_mut(context, |context: &mut S| {
+            let largest = context.size()?;
+            let signature = boundary::input(signature, signature_length)?;
+            Output::new(recovered, length, capacity)?.give(largest, || context.recover(signature))
         })
     }
 }
