@@ -32,9 +32,14 @@ fn the_page_shows_every_file_and_command_that_the_tests_run() {
             );
         }
     }
-    for command in
-        [socat::COMMAND, tls_client::COMMAND, signers::OSSLSIGNCODE, refused::XMLSEC1, refused::OPENDKIM]
-    {
+    for command in [
+        socat::COMMAND,
+        tls_client::COMMAND,
+        signers::OSSLSIGNCODE,
+        signers::OSSLSIGNCODE_BY_ENGINE,
+        refused::XMLSEC1,
+        refused::OPENDKIM,
+    ] {
         assert!(text.contains(&format!("\n{command}")), "docs/applications.md has no command {command}");
     }
 }

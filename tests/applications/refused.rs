@@ -56,10 +56,14 @@ fn xmlsec1_takes_a_key_of_a_provider_for_a_public_one() {
 
 /// The command on the key file without the comment before it: OpenDKIM takes a file for PEM only where it begins so.
 fn opendkim(site: &Site) -> String {
+    OPENDKIM.replace("/etc/pki/server.key", &bare_key(site))
+}
+
+/// The key file without the comment before it.
+pub fn bare_key(site: &Site) -> String {
     let file = fs::read_to_string(&site.key).expect("a key file");
     let begin = file.find("-----BEGIN").expect("a PEM block");
-    let bare = site.hsm.token.write("bare.key", &file[begin..]);
-    OPENDKIM.replace("/etc/pki/server.key", &bare)
+    site.hsm.token.write("bare.key", &file[begin..])
 }
 
 const MAIL: &str =
