@@ -72,6 +72,7 @@ fn valgrind_finds_nothing_of_ours() {
             &["leave", "freed", "label_engine-key", &key.public_file],
             &["leave", "cleanup", "label_engine-key", &key.public_file],
             &["threads", "2", "label_engine-key", &key.public_file],
+            &["pss", "label_engine-key", &key.public_file],
             &["forks", "2", "label_engine-key", &key.public_file],
             &["file-threads", "2", &key.file, &key.public_file],
         ] {
