@@ -14,6 +14,7 @@ mod languages;
 mod lighttpd;
 mod mosquitto;
 mod nginx;
+mod opendkim;
 mod page;
 mod refused;
 mod signers;

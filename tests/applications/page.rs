@@ -37,6 +37,7 @@ fn the_page_shows_every_file_and_command_that_the_tests_run() {
         tls_client::COMMAND,
         signers::OSSLSIGNCODE,
         signers::SBSIGN,
+        signers::OSSLSIGNCODE_BY_ENGINE,
         refused::XMLSEC1,
         refused::OPENDKIM,
     ] {

@@ -31,7 +31,7 @@ pub const APPLICATIONS: &[(&str, &str)] = &[
     ("osslsigncode", "Authenticode: SHA-1, SHA-256"),
     ("sbsign", "Secure Boot: SHA-256"),
     ("xmlsec1", "RSA-SHA1, RSA-SHA256"),
-    ("OpenDKIM", "opendkim-testmsg: rsa-sha1"),
+    ("OpenDKIM", "opendkim as its own user: rsa-sha1, rsa-sha256; opendkim-testmsg"),
 ];
 
 /// The columns: how the application is told of the key.

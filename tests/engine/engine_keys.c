@@ -7,6 +7,7 @@
  *     engine_keys forks COUNT ID PUBLIC       COUNT children sign with the key that the parent has loaded and used
  *     engine_keys files COUNT FILE PUBLIC     loads a key file and signs COUNT messages with it, loading it once more for each
  *     engine_keys file-threads COUNT FILE PUBLIC    8 threads sign COUNT messages each with a key file that nobody has used
+ *     engine_keys pss ID PUBLIC               signs with PSS
  *     engine_keys pin PIN ID PUBLIC           the application's UI_METHOD gives the PIN
  *     engine_keys certificate ID FILE         the certificate is that of the file
  *     engine_keys rights PINFILE FILE PUBLIC  signs with a key file once the file of the PIN is gone: a server without its rights
@@ -20,6 +21,7 @@
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
+#include <openssl/rsa.h>
 #include <openssl/ui.h>
 #include <openssl/x509.h>
 #include <pthread.h>
@@ -66,6 +68,27 @@ static void sign(EVP_PKEY *key, const char *message)
         || EVP_DigestVerifyUpdate(context, message, strlen(message)) <= 0
         || EVP_DigestVerifyFinal(context, signature, length) != 1)
         failed("verifying");
+    EVP_MD_CTX_free(context);
+}
+
+static void sign_pss(EVP_PKEY *key)
+{
+    unsigned char signature[1024];
+    size_t length = sizeof(signature);
+    EVP_MD_CTX *context = EVP_MD_CTX_new();
+    EVP_PKEY_CTX *padding;
+
+    if (EVP_DigestSignInit(context, &padding, EVP_sha256(), NULL, key) <= 0
+        || EVP_PKEY_CTX_set_rsa_padding(padding, RSA_PKCS1_PSS_PADDING) <= 0
+        || EVP_DigestSign(context, signature, &length, (const unsigned char *)"text", 4) <= 0)
+        failed("signing with PSS");
+    nothing_queued("signing with PSS");
+    EVP_MD_CTX_free(context);
+    context = EVP_MD_CTX_new();
+    if (EVP_DigestVerifyInit(context, &padding, EVP_sha256(), NULL, public_key) <= 0
+        || EVP_PKEY_CTX_set_rsa_padding(padding, RSA_PKCS1_PSS_PADDING) <= 0
+        || EVP_DigestVerify(context, signature, length, (const unsigned char *)"text", 4) != 1)
+        failed("verifying PSS");
     EVP_MD_CTX_free(context);
 }
 
@@ -353,6 +376,16 @@ int main(int argc, char **argv)
     if (strcmp(argv[1], "certificate") == 0)
         return certificate(argv[2], argv[3]);
     public_key = read_key(argv[argc - 1], 1);
+    if (strcmp(argv[1], "pss") == 0) {
+        used = started();
+        private_key = load(used, argv[2]);
+        ENGINE_finish(used);
+        ENGINE_free(used);
+        sign_pss(private_key);
+        EVP_PKEY_free(private_key);
+        EVP_PKEY_free(public_key);
+        return 0;
+    }
     if (strcmp(argv[1], "orders") == 0) {
         orders(argv[2]);
         EVP_PKEY_free(public_key);

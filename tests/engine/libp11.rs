@@ -88,6 +88,21 @@ fn every_command_writes_what_it_writes_with_libp11s_engine() {
 }
 
 #[test]
+fn libp11s_controls_have_the_numbers_that_they_have_there() {
+    let (hsm, _) = setting();
+    // With -vvvv the command lists all, in the order of their numbers, which begin at the same one for every engine.
+    let names = |text: &[u8]| -> Vec<String> {
+        let text = String::from_utf8_lossy(text);
+        let lines = text.lines().filter_map(|line| line.strip_prefix("     "));
+        let names = lines.filter_map(|line| line.split_once(": ")).map(|(name, _)| name.to_owned());
+        names.filter(|name| !name.starts_with(' ')).collect()
+    };
+    let [theirs, ours] = both(&hsm, &["engine", "pkcs11", "-vvvv"]);
+    let (theirs, ours) = (names(&theirs.1), names(&ours.1));
+    assert!(theirs.len() > 10 && ours.starts_with(&theirs), "{theirs:?} and {ours:?}");
+}
+
+#[test]
 fn every_id_of_libp11s_names_the_same_key() {
     let (hsm, slot) = setting();
     let software = std::fs::read(hsm.token.path("signature")).unwrap();

@@ -60,14 +60,19 @@ fn valgrind_finds_nothing_of_ours() {
     let valgrind =
         ["--quiet", "--leak-check=full", "--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"];
     configure(&hsm, &[("hsmkey-reference-files", "engine"), ("default_algorithms", "RSA"), ("init", "1")]);
+    // One whose halves only a signature brings together.
+    let pair = hsm.import_ec("prime256v1", "ec");
+    hsm.token.import_halves(&pair.software, "pair", "pair_pub");
     for openssl in OpenSsl::with_engines() {
         for arguments in [
             &["orders", "label_engine-key", &key.public_file][..],
+            &["orders", "label_pair", &pair.public_file],
             &["leave", "returned", "label_engine-key", &key.public_file],
             &["leave", "finished", "label_engine-key", &key.public_file],
             &["leave", "freed", "label_engine-key", &key.public_file],
             &["leave", "cleanup", "label_engine-key", &key.public_file],
             &["threads", "2", "label_engine-key", &key.public_file],
+            &["pss", "label_engine-key", &key.public_file],
             &["forks", "2", "label_engine-key", &key.public_file],
             &["file-threads", "2", &key.file, &key.public_file],
         ] {

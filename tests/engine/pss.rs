@@ -5,6 +5,7 @@ use hsmkey::keyfile;
 use hsmkey::public::RsaPublicKey;
 use openssl::rsa::Rsa;
 
+use crate::programs::compiled;
 use crate::signing::{configure, in_software, setting};
 use crate::support::{Hsm, OpenSsl, Program};
 
@@ -51,6 +52,7 @@ fn an_hsm_that_does_no_raw_rsa_makes_them() {
             }
         }
         sign(&openssl, &hsm, "-sha256", &by_id).fails();
+        hsm.program(compiled(&openssl), ["pss", "label_limited", "limited.pub"]).succeeds();
     }
     // A reference key file's come to the engine as a block that is padded already.
     configure(&hsm, &TAKES_FILES);
@@ -67,6 +69,8 @@ fn an_hsm_that_has_no_pss_signs_the_padded_block() {
     for openssl in OpenSsl::with_engines() {
         sign(&openssl, &hsm, "-sha256", &by_id).succeeds();
         verify(&hsm, "-sha256", &PSS);
+        // With nothing on the error queue of what was tried first.
+        hsm.program(compiled(&openssl), ["pss", "label_limited", "limited.pub"]).succeeds();
     }
     configure(&hsm, &TAKES_FILES);
     for openssl in OpenSsl::with_engines() {

@@ -47,6 +47,23 @@ fn every_command_signs_what_the_software_key_signs() {
     }
 }
 
+/// Adds a CA to the configuration.
+pub fn add_ca(hsm: &Hsm) {
+    let section = "\n[ca]\ndefault_ca = issuer\n[issuer]\nnew_certs_dir = .\ndatabase = index\nserial = serial\n\
+                   default_md = sha256\npolicy = policy\ndefault_days = 5\n[policy]\ncommonName = supplied\n";
+    let configuration = fs::read_to_string(hsm.openssl_cnf()).unwrap();
+    hsm.token.write("openssl.cnf", configuration + section);
+}
+
+/// The CA of the certificate `own` signs `request`.
+pub fn issues(hsm: &Hsm, openssl: &OpenSsl, key: &[&str]) {
+    hsm.token.write("index", "");
+    hsm.token.write("serial", "10\n");
+    let issue = ["ca", "-batch", "-notext", "-cert", "own", "-in", "request", "-out", "issued"];
+    openssl.with(hsm, [&issue[..], key].concat()).succeeds();
+    in_software(hsm, &["verify", "-CAfile", "own", "issued"]);
+}
+
 #[test]
 fn a_ca_issues() {
     let (hsm, key) = setting(&TAKES_FILES);
@@ -54,16 +71,9 @@ fn a_ca_issues() {
         ["req", "-x509", "-new", "-key", &key.software_file, "-subj", "/CN=ca", "-days", "9", "-out", "own"];
     in_software(&hsm, &own);
     in_software(&hsm, &["req", "-new", "-key", &key.software_file, "-subj", "/CN=leaf", "-out", "request"]);
-    let section = "\n[ca]\ndefault_ca = issuer\n[issuer]\nnew_certs_dir = .\ndatabase = index\nserial = serial\n\
-                   default_md = sha256\npolicy = policy\ndefault_days = 5\n[policy]\ncommonName = supplied\n";
-    let configuration = fs::read_to_string(hsm.openssl_cnf()).unwrap();
-    hsm.token.write("openssl.cnf", configuration + section);
+    add_ca(&hsm);
     for openssl in OpenSsl::with_engines() {
-        hsm.token.write("index", "");
-        hsm.token.write("serial", "10\n");
-        let issue = ["ca", "-batch", "-notext", "-cert", "own", "-keyfile", &key.file, "-in", "request"];
-        openssl.with(&hsm, [&issue[..], &["-out", "issued"]].concat()).succeeds();
-        in_software(&hsm, &["verify", "-CAfile", "own", "issued"]);
+        issues(&hsm, &openssl, &["-keyfile", &key.file]);
     }
 }
 

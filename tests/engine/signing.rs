@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::reference_files::{add_ca, issues};
 use crate::support::{Hsm, Key, OpenSsl, Program};
 
 /// An HSM with a key in it, configured as libp11's users have it.
@@ -126,6 +127,18 @@ fn requests_and_certificates_are_signed() {
 }
 
 #[test]
+fn a_ca_issues() {
+    let (hsm, key) = setting();
+    let own = ["req", "-x509", "-new", "-key", &key.software_file, "-subj", "/CN=ca", "-days", "9"];
+    in_software(&hsm, &[&own[..], &["-out", "own"]].concat());
+    in_software(&hsm, &["req", "-new", "-key", &key.software_file, "-subj", "/CN=leaf", "-out", "request"]);
+    add_ca(&hsm);
+    for openssl in OpenSsl::with_engines() {
+        issues(&hsm, &openssl, &[&["-keyfile", "engine-key"], &ENGINE[..]].concat());
+    }
+}
+
+#[test]
 fn messages_are_signed_and_opened() {
     let (hsm, key) = setting();
     let own =
@@ -178,6 +191,19 @@ fn three_x_finds_keys_by_an_engine_uri() {
         for name in [&uri, "org.openssl.engine:hsmkey:label_engine-key"] {
             let sign = openssl.with(&hsm, ["dgst", "-sha256", "-sign", name, "document"]).succeeds();
             assert!(sign.stdout == software && sign.stderr.is_empty(), "{sign}");
+            let request = ["req", "-new", "-key", name, "-subj", "/CN=leaf", "-out", "request"];
+            openssl.with(&hsm, request).succeeds();
+            in_software(&hsm, &["req", "-verify", "-noout", "-in", "request"]);
+            let own = ["req", "-x509", "-new", "-key", name, "-subj", "/CN=x", "-out", "own"];
+            let ca = ["-addext", "basicConstraints=critical,CA:TRUE"];
+            openssl.with(&hsm, [&own[..], &ca].concat()).succeeds();
+            let issue = ["x509", "-req", "-in", "request", "-CA", "own", "-CAkey", name, "-out", "issued"];
+            openssl.with(&hsm, issue).succeeds();
+            in_software(&hsm, &["verify", "-CAfile", "own", "issued"]);
+            let sign =
+                ["cms", "-sign", "-in", "document", "-signer", "own", "-inkey", name, "-out", "signed"];
+            openssl.with(&hsm, sign).succeeds();
+            in_software(&hsm, &["cms", "-verify", "-in", "signed", "-CAfile", "own", "-out", "verified"]);
         }
     }
 }

@@ -247,7 +247,9 @@ fn jobs_of_the_engine_are_paused_and_may_be_dropped_too() {
         hsm.configure_all_versions(&[("hsmkey-reference-files", "engine")]);
         let key = hsm.import_rsa(2048, "rsa");
         let ec = hsm.import_ec("prime256v1", "engine");
+        let by_id = hsm.import_rsa(2048, "engine-rsa");
         let operations = [("pkcs1", &key), ("pss", &key), ("decrypt", &key), ("ec", &ec), ("derive", &ec)];
+        let operations = operations.into_iter().chain([("pkcs1", &by_id), ("pss", &by_id)]);
         for (operation, key) in operations {
             eprintln!("{} {operation}", openssl.version);
             let outcome = said(&openssl, &hsm, "many", key, operation, JOBS);

@@ -178,7 +178,7 @@ impl Padding {
 }
 
 /// RSASSA-PSS (RFC 8017 section 8.1).
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Pss {
     /// OpenSSL's short name of the digest.
     pub digest: String,

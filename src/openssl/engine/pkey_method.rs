@@ -17,7 +17,7 @@ use super::library::Library;
 use super::place::Place;
 use super::rsa::{EVP_PKEY_RSA, EVP_PKEY_RSA_PSS};
 use super::{Engine, Pss};
-use crate::error::{Error, Reason, Result, bail};
+use crate::error::{Reason, Result, bail};
 
 /// EVP_PKEY_EC, evp.h.
 const EC: c_int = 408;
@@ -219,17 +219,16 @@ unsafe extern "C" fn sign_rsa<T: Engine, const P: usize>(
 ) -> c_int {
     let Some(library) = Library::at::<P>() else { return 0 };
     boundary::run(library, || {
-        let (functions, method) = (&library.functions, &library.methods.rsa);
-        // SAFETY: a live context with our method, which only our keys have.
-        let pss = unsafe { method.pss(functions, context) };
-        if let (Some(pss), false) = (pss, signature.is_null()) {
-            // SAFETY: OpenSSL's arguments: as many readable octets as are said, and room for as many as stand in `length`.
-            match unsafe { sign_pss::<T>(library, context, &pss, boundary::input(value, value_length)?) } {
-                Ok(octets) => {
-                    // SAFETY: as above.
+        let method = &library.methods.rsa;
+        if !signature.is_null() {
+            // SAFETY: a live context with our method, which only our keys have; as many readable octets as are said.
+            match unsafe { sign_pss::<T>(library, context, boundary::input(value, value_length)?) } {
+                Ok(Some(octets)) => {
+                    // SAFETY: there is room for as many octets as stand in `length`.
                     unsafe { write(&octets, signature, length)? };
                     return Ok(Signed(1));
                 }
+                Ok(None) => {}
                 Err(error) if error.reason() == Reason::MechanismUnsupported => {}
                 Err(error) => return Err(error),
             }
@@ -263,27 +262,28 @@ unsafe extern "C" fn sign_ec<T: Engine, const P: usize>(
     })
 }
 
-/// The signature by the HSM's own PSS.
+/// The signature by the HSM's own PSS; `None` where the context pads otherwise. While a job is paused nothing is held here: applications
+/// drop paused jobs.
 ///
 /// # Safety
 /// `context` is a live context of an RSA key with our method.
 unsafe fn sign_pss<T: Engine>(
     library: &'static Library,
     context: *mut EVP_PKEY_CTX,
-    pss: &Pss,
     value: &[u8],
-) -> Result<Vec<u8>> {
+) -> Result<Option<Vec<u8>>> {
     let functions = &library.functions;
-    // SAFETY: by the caller's contract the key is one that the engine has loaded.
-    let (place, size) = unsafe {
-        let rsa = (functions.EVP_PKEY_get0_RSA)((functions.EVP_PKEY_CTX_get0_pkey)(context));
-        (library.place::<T::Key>(rsa), (functions.RSA_size)(rsa))
-    };
     let make = || {
+        // SAFETY: by the caller's contract; the key is one that the engine has loaded.
+        let (pss, place, size) = unsafe {
+            let Some(pss) = library.methods.rsa.pss(functions, context) else { return Ok(None) };
+            let rsa = (functions.EVP_PKEY_get0_RSA)((functions.EVP_PKEY_CTX_get0_pkey)(context));
+            (pss, library.place::<T::Key>(rsa), (functions.RSA_size)(rsa))
+        };
         let Some(key) = place.and_then(Place::key) else {
             bail!(NotInitialised, "the RSA was not loaded by the engine")
         };
-        let (pss, value, size) = (pss.clone(), value.to_vec(), usize::try_from(size).unwrap_or_default());
+        let (value, size) = (value.to_vec(), usize::try_from(size).unwrap_or_default());
         let work = move |key: &T::Key| {
             let mut output = vec![0; size];
             let length = T::sign_pss(key, &pss, &value, &mut output)?;
@@ -292,7 +292,7 @@ unsafe fn sign_pss<T: Engine>(
         };
         Ok(Some((Arc::clone(key), work)))
     };
-    library.perform::<T, _, _>(make)?.ok_or_else(|| Error::new(Reason::Internal, "no key"))
+    library.perform::<T, _, _>(make)
 }
 
 /// # Safety

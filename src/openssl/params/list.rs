@@ -8,16 +8,17 @@ use super::super::bindings as c;
 use super::{END, Kind};
 
 /// A list of parameters of ours for one of OpenSSL's callbacks.
-#[derive(Default)]
 pub struct ParamList {
     /// Wiped: a key file's record may have a PIN in it, and what is encrypted has a label.
     values: Vec<(&'static CStr, Kind, Zeroizing<Vec<u8>>)>,
 }
 
 impl ParamList {
-    /// An empty list.
+    /// An empty list. Not inlined: rustc takes two empty lists of one function for one, and the second of them, given away by value, would
+    /// be where the first was freed (rust-lang/rust issue 155241; tests/optimized.rs).
+    #[inline(never)]
     pub fn new() -> Self {
-        Self::default()
+        Self { values: Vec::new() }
     }
 
     /// Adds an `int`.
