@@ -64,6 +64,8 @@ install: ## hsmkey.so for OpenSSL, the command and the openssl.cnf for it (PREFI
 	install -D -m 755 "$(BUILT)/hsmkey.so" "$(DESTDIR)$(MODULESDIR)/hsmkey.so"
 	install -D -m 755 "$(BUILT)/hsmkey" "$(DESTDIR)$(PREFIX)/bin/hsmkey"
 	@install -d "$(DESTDIR)$(SYSCONFDIR)/hsmkey"
+	@# What Ruby and Node.js read before a program (docs/applications.md).
+	install -m 644 conf/hsmkey.rb conf/hsmkey.js "$(DESTDIR)$(SYSCONFDIR)/hsmkey/"
 	@if [ -n "$(ENGINESDIR)" ]; then install -d "$(DESTDIR)$(ENGINESDIR)" && ln -sf "$(MODULESDIR)/hsmkey.so" "$(DESTDIR)$(ENGINESDIR)/hsmkey.so"; fi
 	scripts/openssl-cnf "$(OPENSSLDIR)/openssl.cnf" > "$(DESTDIR)$(SYSCONFDIR)/hsmkey/openssl.cnf.new"
 	scripts/openssl-cnf "$(OPENSSLDIR)/openssl.cnf" openssl-all-versions.cnf "$(MODULESDIR)/hsmkey.so" \

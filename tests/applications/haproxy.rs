@@ -108,6 +108,8 @@ fn clients_that_vanish_and_an_hsm_that_fails_in_mid_handshake_cost_haproxy_nothi
     }
     every("HAProxy", "haproxy", Form::FILES, |site| {
         let server = one_thread(site, 20, ASYNC);
+        // The port is open before there is one.
+        site.until("at work", || !server.workers().is_empty());
         let [worker] = server.workers()[..] else { panic!("not one worker") };
         let open = || fs::read_dir(format!("/proc/{worker}/fd")).expect("it runs").count();
         let load = site.client().start(16);

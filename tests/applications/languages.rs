@@ -193,3 +193,45 @@ fn ruby_gets_an_answer_to_every_question_about_a_key() {
         site.program("ruby", &arguments).succeeds();
     });
 }
+
+/// The same for Node.js: a key in the HSM (`key`), in software (`same`), and its public half (`half`).
+const NODE_QUESTIONS: &str = r#"
+const assert = require("assert"), crypto = require("crypto"), fs = require("fs");
+const [file, software, open] = process.argv.slice(1).map((name) => fs.readFileSync(name));
+const key = crypto.createPrivateKey(file), same = crypto.createPrivateKey(software), half = crypto.createPublicKey(open);
+assert.deepStrictEqual(key.asymmetricKeyDetails, same.asymmetricKeyDetails);
+for (const of of [key, file, { key }, { key: file }]) {
+  const made = crypto.createPublicKey(of);
+  assert.deepStrictEqual(made.asymmetricKeyDetails, half.asymmetricKeyDetails);
+  assert.deepStrictEqual(made.export({ format: "jwk" }), half.export({ format: "jwk" }));
+}
+assert.throws(() => key.export({ format: "jwk" }), /stays in the HSM/);
+assert.ok(same.export({ format: "jwk" }).d);
+const data = Buffer.from("some octets");
+const signed = (made, dsaEncoding) => assert.ok(crypto.verify("sha256", data, { key: half, dsaEncoding }, made));
+// DER's numbers differ in length from one signature to the next.
+for (let round = 0; round < 20; round++) {
+  for (const dsaEncoding of ["der", "ieee-p1363"]) {
+    for (const of of [key, file]) {
+      signed(crypto.sign("sha256", data, { key: of, dsaEncoding }), dsaEncoding);
+      signed(crypto.createSign("sha256").update(data).sign({ key: of, dsaEncoding }), dsaEncoding);
+      signed(Buffer.from(crypto.createSign("sha256").update(data).sign({ key: of, dsaEncoding }, "hex"), "hex"), dsaEncoding);
+    }
+    crypto.sign("sha256", data, { key, dsaEncoding }, (error, made) => signed(made, dsaEncoding));
+    signed(crypto.sign("sha256", data, { key: same, dsaEncoding }), dsaEncoding);
+  }
+}
+signed(crypto.sign("sha256", data, key));
+assert.throws(() => crypto.sign("sha256", data, "no key"));
+assert.throws(() => crypto.createPublicKey("no key"));
+"#;
+
+#[test]
+fn node_gets_an_answer_to_every_question_about_a_key() {
+    every("Node.js", "node", Form::FILES, |site| {
+        let first = repository().join("conf/hsmkey.js");
+        let files = [&site.key, &site.files.software_file, &site.files.public_file].map(String::as_str);
+        let arguments = [&["--require", first.to_str().expect("a path"), "-e", NODE_QUESTIONS][..], &files];
+        site.program("node", &arguments.concat()).succeeds();
+    });
+}

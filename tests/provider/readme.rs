@@ -96,6 +96,10 @@ fn every_command_and_every_snippet_works_in_the_order_of_the_text() {
         let verify = ["dgst", digest, "-verify", "sign.pub", "-signature", signature, "f"];
         Program::stock_openssl(verify).current_dir(machine.token.directory()).succeeds();
     }
+    // What docs/applications.md names in /etc/hsmkey is there.
+    for name in ["hsmkey.rb", "hsmkey.js", "openssl-all-versions.cnf"] {
+        assert!(Path::new(&machine.here("/etc/hsmkey")).join(name).exists(), "{name}");
+    }
     // Without hsmkey the same file signs nothing.
     let alone = ["dgst", "-sha256", "-sign", &machine.here("/etc/pki/sign.key"), "f"];
     Program::stock_openssl(alone).current_dir(machine.token.directory()).fails();
