@@ -2,6 +2,8 @@
 //!
 //! The names are those under which the providers of OpenSSL 3.0 to 4.0 offer them, object identifiers included.
 
+use std::borrow::Cow;
+
 /// Which digest. `hsm/` knows which of them PKCS#11 has a number for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "they are names of standards")]
@@ -64,6 +66,16 @@ impl Digest {
     /// Whether a name is one of its names, in any case.
     pub fn is_named(&self, name: &str) -> bool {
         self.names.contains(&name) || self.names.iter().any(|known| known.eq_ignore_ascii_case(name))
+    }
+
+    /// The digest of a name, and the name as it was given, which takes no memory from the allocator where OpenSSL writes it so.
+    pub fn called(name: &str) -> Option<(&'static Digest, Cow<'static, str>)> {
+        for digest in DIGESTS {
+            if let Some(known) = digest.names.iter().find(|known| **known == name) {
+                return Some((digest, Cow::Borrowed(known)));
+            }
+        }
+        Self::by_name(name).map(|digest| (digest, Cow::Owned(name.to_owned())))
     }
 
     /// The digest of a kind.

@@ -1,5 +1,7 @@
 //! Digests of the application's OpenSSL, by the names that it says.
 
+use std::borrow::Cow;
+
 use super::Provider;
 use crate::config::Sha1;
 use crate::error::{Result, bail};
@@ -14,7 +16,7 @@ pub(super) struct Chosen {
     /// Where it is one of ours, of the host's size.
     pub(super) known: Option<&'static Digest>,
     /// The name that it was asked for by.
-    pub(super) name: Box<str>,
+    pub(super) name: Cow<'static, str>,
 }
 
 impl Chosen {
@@ -39,8 +41,11 @@ impl Provider {
         if host.size() == 0 {
             bail!(DigestUnsupported, "{} has no size of its own", host.name());
         }
-        let known = Digest::by_name(name).or_else(|| Digest::by_name(host.name()));
-        Ok(Chosen { known: known.filter(|known| known.size == host.size()), host, name: name.into() })
+        let (known, name) = match Digest::called(name) {
+            Some((known, name)) => (Some(known), name),
+            None => (Digest::by_name(host.name()), name.to_owned().into()),
+        };
+        Ok(Chosen { known: known.filter(|known| known.size == host.size()), host, name })
     }
 
     /// Fails for a digest that the configuration does not let anybody sign.
