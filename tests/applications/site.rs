@@ -210,7 +210,8 @@ impl Site {
             ("init = 0\n", &init),
         ];
         let text = site.configuration("engine.cnf", &here);
-        site.hsm.token.write("openssl.cnf", text);
+        let written = site.hsm.token.write("openssl.cnf", text);
+        fs::set_permissions(written, fs::Permissions::from_mode(0o644)).expect("our own file");
         site
     }
 
