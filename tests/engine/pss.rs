@@ -51,7 +51,11 @@ fn an_hsm_that_does_no_raw_rsa_makes_them() {
                 verify(&hsm, digest, &options);
             }
         }
-        sign(&openssl, &hsm, "-sha256", &by_id).fails();
+        // It is OpenSSL's key for PSS only, which pads for nothing else.
+        sign(&openssl, &hsm, "-sha256", &by_id).succeeds();
+        verify(&hsm, "-sha256", &[&PSS[..2], &["-sigopt", "rsa_pss_saltlen:-2"]].concat());
+        sign(&openssl, &hsm, "-sha256", &[&by_id[..], &["-sigopt", "rsa_padding_mode:pkcs1"]].concat())
+            .fails();
         hsm.program(compiled(&openssl), ["pss", "label_limited", "limited.pub"]).succeeds();
     }
     // A reference key file's come to the engine as a block that is padded already.
