@@ -103,13 +103,13 @@ fn may_be_copied(its_type: &str, copied: &HashSet<String>) -> bool {
     if its_type.starts_with(['&', '*']) || its_type.contains("fn(") {
         return true;
     }
-    // The names in a type without the modules they are in.
+    // The names in a type without the modules they are in, and without the length of an array.
     its_type
         .split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'))
         .filter(|name| !name.is_empty())
         .all(|name| {
             let name = name.rsplit("::").next().unwrap_or(name);
-            copied.contains(name)
+            copied.contains(name) || name.starts_with(|c: char| c.is_ascii_digit())
         })
 }
 
