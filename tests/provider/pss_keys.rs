@@ -165,7 +165,7 @@ fn genpkey_writes_what_it_made() {
         let name = format!("pkcs11:object=made-{number};type=private");
         let written = hsm.hsmkey(["keyfile", &name, "--out", "-", "--pin-source", &source]);
         let written = written.env("PKCS11_PROVIDER_MODULE", crate::support::Recorder::module()).succeeds();
-        let der = pem_rfc7468::decode_vec(&written.stdout).unwrap().1;
+        let der = pem_rfc7468::decode_vec(keyfile::first_block(&written.stdout).0).unwrap().1;
         assert_eq!(keyfile::from_pointer_der(&der).unwrap().pss, Some(hsmkey::public::PssParams::default()));
     }
 }
