@@ -34,6 +34,21 @@ impl<T> Chain<T> {
         self.find_or_push(|_| false, || Some(value));
     }
 
+    /// Puts at the end what `make` makes of the value that is the last one then; `None` puts nothing there.
+    pub(crate) fn follow(&self, make: impl Fn(Option<&T>) -> Option<T>) {
+        let (mut place, mut last) = (&self.first, None);
+        loop {
+            while let Some(link) = place.get() {
+                (place, last) = (&link.next, Some(&link.value));
+            }
+            let Some(value) = make(last) else { return };
+            // Where another thread was faster, what it has put there is followed.
+            if place.set(Box::new(Link { value, next: OnceBox::new() })).is_ok() {
+                return;
+            }
+        }
+    }
+
     /// The first value that `is` the wanted one, else the one that `make` gives, at the end of the list.
     pub(crate) fn find_or_push(
         &self,
@@ -68,6 +83,21 @@ impl<T> Chain<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_thread_follows_a_value_that_another_has_followed() {
+        let chain = Chain::new();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    (0..50).for_each(|_| chain.follow(|last| Some(last.map_or(1, |last| last + 1))))
+                });
+            }
+        });
+        assert!(chain.iter().copied().eq(1..=400));
+        chain.follow(|_| None);
+        assert_eq!(chain.iter().count(), 400);
+    }
 
     #[test]
     fn many_threads_put_one_value_there_once() {

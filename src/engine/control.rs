@@ -1,11 +1,13 @@
 //! The controls: libp11's engine has the first thirteen, in this order, so that its configurations and programs go on working; the
 //! rest are our directives.
 
+use std::cell::Cell;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use log::LevelFilter;
+use once_cell::race::OnceBox;
 use zeroize::Zeroizing;
 
 use super::Engine;
@@ -103,12 +105,12 @@ pub(super) fn all() -> &'static [Control] {
 pub(super) struct Settings {
     config: Config,
     level: Option<LevelFilter>,
-    logs: bool,
+    logs: AtomicBool,
     /// Controls that were given a bad value and no good one since. OpenSSL ignores what it is told of them when it reads openssl.cnf, and
     /// leaves the engine where it is: so no key is reached until that is put right.
     wrong: Vec<(usize, Error)>,
     /// Made of them when they are first needed.
-    keys: Option<Arc<Keys>>,
+    keys: OnceBox<Arc<Keys>>,
 }
 
 /// Sets one.
@@ -116,38 +118,48 @@ pub(super) struct Settings {
 /// # Errors
 /// `BadDirective`.
 pub(super) fn set(engine: &Engine, position: usize, value: Value) -> Result<()> {
-    let result = apply(engine, position, value);
-    let mut settings = engine.settings();
-    match &result {
-        Ok(()) => settings.wrong.retain(|(wrong, _)| *wrong != position),
-        Err(error) => settings.wrong.push((position, error.clone())),
-    }
-    settings.keys = None;
-    settings.logs = false;
-    result
+    let result = Cell::new(Ok(()));
+    engine.settings.follow(|last| {
+        let last = last?;
+        let (mut config, mut level, mut wrong) = (last.config.clone(), last.level, last.wrong.clone());
+        let applied = apply(engine, position, &value, &mut config, &mut level);
+        match &applied {
+            Ok(()) => wrong.retain(|(wrong, _)| *wrong != position),
+            Err(error) => wrong.push((position, error.clone())),
+        }
+        result.set(applied);
+        // A program may say the same again and again.
+        let same = (&config, level, &wrong) == (&last.config, last.level, &last.wrong);
+        (!same).then(|| Settings { config, level, wrong, ..Settings::default() })
+    });
+    result.into_inner()
 }
 
-fn apply(engine: &Engine, position: usize, value: Value) -> Result<()> {
-    let mut settings = engine.settings();
+fn apply(
+    engine: &Engine,
+    position: usize,
+    value: &Value,
+    config: &mut Config,
+    to: &mut Option<LevelFilter>,
+) -> Result<()> {
     let Some((name, _, _, effect)) = OURS.get(position) else {
         let Some(directive) = position.checked_sub(OURS.len()).and_then(|at| DIRECTIVES.get(at)) else {
             bail!(InvalidArgument, "there is no such control");
         };
-        let text = text(directive.name, &value)?;
-        return settings.config.set(directive, Zeroizing::new(text.to_vec()));
+        let text = text(directive.name, value)?;
+        return config.set(directive, Zeroizing::new(text.to_vec()));
     };
-    let config = &mut settings.config;
     match effect {
         Effect::None => {}
-        Effect::ModulePath => set_as(config, "pkcs11-module-path", text(name, &value)?)?,
-        Effect::InitArgs => set_as(config, "pkcs11-module-init-args", text(name, &value)?)?,
+        Effect::ModulePath => set_as(config, "pkcs11-module-path", text(name, value)?)?,
+        Effect::InitArgs => set_as(config, "pkcs11-module-init-args", text(name, value)?)?,
         // As it stands: `file:` and the like are for the directive.
-        Effect::Pin => config.pin = Some(PinSpec::Value(Arc::new(Pin::new(text(name, &value)?.to_vec())))),
+        Effect::Pin => config.pin = Some(PinSpec::Value(Arc::new(Pin::new(text(name, value)?.to_vec())))),
         Effect::ForceLogin => config.login = LoginBehaviour::Always,
-        Effect::Verbose => (config.log, settings.level) = (Log::Stderr, Some(LevelFilter::Debug)),
+        Effect::Verbose => (config.log, *to) = (Log::Stderr, Some(LevelFilter::Debug)),
         Effect::Quiet => config.log = Log::Off,
-        Effect::DebugLevel => settings.level = Some(level(name, &value)?),
-        Effect::ReferenceByModulus => match flag(text(name, &value)?) {
+        Effect::DebugLevel => *to = Some(level(name, value)?),
+        Effect::ReferenceByModulus => match flag(text(name, value)?) {
             Some(wanted) => engine.by_modulus.store(wanted, Ordering::Relaxed),
             None => bail!(BadDirective, "{name} must be yes or no"),
         },
@@ -189,11 +201,10 @@ impl Settings {
     }
 
     /// Begins to log as is configured, where nothing in this process has begun yet: when a key is wanted, as lines may still follow before.
-    pub(super) fn log(&mut self) {
-        if self.logs || !self.wrong.is_empty() {
+    pub(super) fn log(&self) {
+        if !self.wrong.is_empty() || self.logs.swap(true, Ordering::Relaxed) {
             return;
         }
-        self.logs = true;
         logging::start(&self.config.log);
         if let Some(level) = self.level {
             log::set_max_level(level);
@@ -201,16 +212,17 @@ impl Settings {
     }
 
     /// The keys that are reached so.
-    pub(super) fn keys(&mut self, environment: &Arc<Environment>, verifier: &Arc<Verifier>) -> Arc<Keys> {
-        let Self { config, wrong, keys, .. } = self;
-        Arc::clone(keys.get_or_insert_with(|| {
-            if let Some((_, error)) = wrong.first() {
-                return Arc::new(Keys::new(Err(error.clone()), Arc::clone(environment)));
+    pub(super) fn keys(&self, environment: &Arc<Environment>, verifier: &Arc<Verifier>) -> Arc<Keys> {
+        let keys = self.keys.get_or_init(|| {
+            let environment = Arc::clone(environment);
+            if let Some((_, error)) = self.wrong.first() {
+                return Box::new(Arc::new(Keys::new(Err(error.clone()), environment)));
             }
-            let config = with_environment(config.clone(), environment);
+            let config = with_environment(self.config.clone(), &environment);
             let verifier = Arc::clone(verifier) as Arc<dyn hsm::Verifier>;
-            Arc::new(Keys::new(Ok(config), Arc::clone(environment)).verified_by(verifier))
-        }))
+            Box::new(Arc::new(Keys::new(Ok(config), environment).verified_by(verifier)))
+        });
+        Arc::clone(keys)
     }
 }
 

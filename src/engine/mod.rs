@@ -8,11 +8,12 @@ mod rsa;
 mod verifier;
 
 use std::ffi::CStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use zeroize::Zeroizing;
 
+use crate::chain::Chain;
 use crate::config::Sha1;
 use crate::environment::Environment;
 use crate::error::{Result, bail};
@@ -34,7 +35,8 @@ pub use control::CONTROLS;
 pub struct Engine {
     environment: Arc<Environment>,
     verifier: Arc<Verifier>,
-    settings: Mutex<Settings>,
+    /// Every control makes a new one, so that nothing is ever locked.
+    settings: Chain<Settings>,
     by_modulus: AtomicBool,
 }
 
@@ -69,10 +71,12 @@ impl engine::Engine for Engine {
     type Key = PrivateKey;
 
     fn new(public_keys: PublicKeys) -> Self {
+        let settings = Chain::new();
+        settings.push(Settings::default());
         Self {
             environment: Arc::new(Environment::of_process()),
             verifier: Arc::new(Verifier(public_keys)),
-            settings: Mutex::default(),
+            settings,
             by_modulus: AtomicBool::new(false),
         }
     }
@@ -167,13 +171,13 @@ impl engine::Engine for Engine {
 impl Engine {
     /// The keys as they are configured now. Keys that were loaded before stay as they were configured then.
     fn keys(&self) -> Arc<Keys> {
-        let mut settings = self.settings();
+        let settings = self.settings();
         settings.log();
         settings.keys(&self.environment, &self.verifier)
     }
 
-    fn settings(&self) -> std::sync::MutexGuard<'_, Settings> {
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    fn settings(&self) -> &Settings {
+        self.settings.iter().last().expect("there is one from the beginning")
     }
 }
 
