@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
 use crate::site::{Form, Site, by_engine, by_engine_id, every, is_root, nobody_crashed};
@@ -66,7 +66,9 @@ fn serve(site: &Site) {
         let loaded = || server.said().matches("Configuration successful").count();
         let before = loaded();
         server.signal("HUP");
-        site.until("reloaded", || loaded() > before);
+        // It says so before its port is open again.
+        let open = || TcpStream::connect(("127.0.0.1", site.port)).is_ok();
+        site.until("reloaded", || loaded() > before && open());
     });
     nobody_crashed(&server.stop("TERM"));
 }
