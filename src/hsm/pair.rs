@@ -94,11 +94,13 @@ impl Proof {
             (Elliptic::Ec(_), Some(curve)) => (Mechanism::Ecdsa, 2 * curve.size()),
             (Elliptic::Ec(_), None) => return Ok(None),
         };
-        let mut request = Request::new(Operation::Sign, &mechanism);
-        request.about(TEXT, size);
+        let mut signature = vec![0; size];
+        let mut request = Request::new(Operation::Sign, &mechanism, &mut signature);
+        request.about(TEXT);
         let signed = request.run(module, session, key);
         if let Some(length) = permitted(signed)? {
-            return Ok(Some(Proof::Signature(request.output()[..length].to_vec())));
+            signature.truncate(length);
+            return Ok(Some(Proof::Signature(signature)));
         }
         let Some(curve) = elliptic.curve() else { return Ok(None) };
         let derived = object::derive(module, session, key, curve.generator, curve.size());

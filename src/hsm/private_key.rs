@@ -8,7 +8,7 @@ use cryptoki_sys::{
     CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CKR_DATA_INVALID, CKR_DATA_LEN_RANGE, CKR_DEVICE_ERROR,
     CKR_ENCRYPTED_DATA_INVALID, CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_FUNCTION_FAILED, CKR_GENERAL_ERROR,
 };
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::fork::{self, PerProcess};
 use super::module::Module;
@@ -168,18 +168,21 @@ impl PrivateKey {
     /// # Errors
     /// What is wrong with the key, the PIN or the HSM.
     pub fn sign(&self, mechanism: &Mechanism, input: &[u8], output: &mut [u8]) -> Result<usize> {
-        let mut request = Request::new(Operation::Sign, mechanism);
-        request.about(input, output.len());
-        let length = self.repeat(|module, session, binding| {
+        let mut request = Request::new(Operation::Sign, mechanism, output);
+        request.about(input);
+        let signed = self.repeat(|module, session, binding| {
             let length = request.run(module, session, binding.handle)?;
             if !binding.proven.is() {
                 self.prove(&request, length)?;
                 binding.proven.set();
             }
             Ok(length)
-        })?;
-        output[..length].copy_from_slice(&request.output()[..length]);
-        Ok(length)
+        });
+        if signed.is_err() {
+            // Nobody gets what another key may have signed.
+            output.fill(0);
+        }
+        signed
     }
 
     /// Decrypts, like [`PrivateKey::sign`].
@@ -191,18 +194,20 @@ impl PrivateKey {
     /// # Errors
     /// What is wrong with the key, the PIN or the HSM; `Decryption` and no more for whatever may be wrong with the data.
     pub fn decrypt(&self, mechanism: &Mechanism, input: &[u8], output: &mut [u8]) -> Result<usize> {
-        let mut request = Request::new(Operation::Decrypt, mechanism);
-        request.about(input, output.len());
+        let mut request = Request::new(Operation::Decrypt, mechanism, output);
+        request.about(input);
         let padded = *mechanism != Mechanism::RsaX509;
         let mut doubts = 0;
-        let length = self.repeat(|module, session, binding| {
+        let decrypted = self.repeat(|module, session, binding| {
             request.run(module, session, binding.handle).map_err(|trouble| match trouble {
                 Trouble::Call(failed) if padded => padding_trouble(failed, &mut doubts),
                 trouble => trouble,
             })
-        })?;
-        output[..length].copy_from_slice(&request.output()[..length]);
-        Ok(length)
+        });
+        if decrypted.is_err() {
+            output.zeroize();
+        }
+        decrypted
     }
 
     /// The secret that this key and another's public point, `04 || X || Y`, have in common (CKM_ECDH1_DERIVE without a key derivation

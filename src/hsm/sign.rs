@@ -6,14 +6,12 @@ use std::ffi::c_void;
 use std::ptr;
 
 use cryptoki_sys::*;
-use zeroize::Zeroize;
 
 use super::module::{Module, call};
 use super::recover::Trouble;
 use super::rv::{Failed, check};
 use crate::error::{Error, Reason};
 use crate::mechanism::{HashKind, Input, Mechanism};
-use crate::octets::Octets;
 
 /// What a key is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,13 +22,13 @@ pub(super) enum Operation {
     Decrypt,
 }
 
-/// All that an operation needs: nothing is borrowed from the caller while the HSM works. For keys up to 4096 bits it needs no memory
-/// from the allocator.
-pub(super) struct Request {
+/// All that an operation needs. It needs no memory from the allocator.
+pub(super) struct Request<'a> {
     operation: Operation,
     mechanism: Mechanism,
+    /// A copy: a module may write where C_Sign and C_Decrypt read.
     input: Input,
-    output: Octets<512>,
+    output: &'a mut [u8],
 }
 
 /// Where the parameters of a mechanism live as long as the module may read them.
@@ -40,21 +38,19 @@ struct Parameters {
     oaep: CK_RSA_PKCS_OAEP_PARAMS,
 }
 
-impl Request {
+impl<'a> Request<'a> {
     /// A request for this, about nothing yet: see [`Request::about`].
-    pub(super) fn new(operation: Operation, mechanism: &Mechanism) -> Self {
-        Self { operation, mechanism: mechanism.clone(), input: Input::empty(), output: Octets::empty() }
+    pub(super) fn new(operation: Operation, mechanism: &Mechanism, output: &'a mut [u8]) -> Self {
+        Self { operation, mechanism: mechanism.clone(), input: Input::empty(), output }
     }
 
-    /// It is about `input`, and has room for `size` octets of output. Once; that is not done by [`Request::new`] because to move what is
-    /// filled costs more than to fill it.
-    pub(super) fn about(&mut self, input: &[u8], size: usize) {
+    /// It is about `input`. Once; that is not done by [`Request::new`] because to move what is filled costs more than to fill it.
+    pub(super) fn about(&mut self, input: &[u8]) {
         self.input.become_zeros(input.len());
         self.input.copy_from_slice(input);
-        self.output.become_zeros(size);
     }
 
-    /// Makes the two calls. The octets are what [`Request::output`] gives then, as many as the result says.
+    /// Makes the two calls. The octets stand in the output then, as many as the result says.
     pub(super) fn run(
         &mut self,
         module: &Module,
@@ -115,16 +111,7 @@ impl Request {
 
     /// What the last call wrote.
     pub(super) fn output(&self) -> &[u8] {
-        &self.output
-    }
-}
-
-impl Drop for Request {
-    fn drop(&mut self) {
-        // What was decrypted is nobody else's business.
-        if self.operation == Operation::Decrypt {
-            self.output.zeroize();
-        }
+        self.output
     }
 }
 

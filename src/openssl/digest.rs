@@ -73,7 +73,7 @@ impl Digests {
         self.0.get_or_try_init(|| Library::of(core).map(|library| Box::new(Arc::new(library)))).cloned()
     }
 
-    /// A digest by one of OpenSSL's names, under a property query (property(7)).
+    /// A digest by one of OpenSSL's names, under a property query (property(7)). A name ends at a NUL.
     ///
     /// # Errors
     /// `DigestUnsupported` where the host has none that matches; `HostUnusable`.
@@ -85,7 +85,7 @@ impl Digests {
         };
         // OpenSSL's names of digests are shorter than this, and object identifiers are not much longer.
         let mut c_name = [0_u8; 80];
-        if name.len() >= c_name.len() || name.contains('\0') {
+        if name.len() >= c_name.len() {
             return Err(unsupported());
         }
         c_name[..name.len()].copy_from_slice(name.as_bytes());

@@ -124,6 +124,12 @@ impl<'a> Params<'a> {
         Self { params, lent: PhantomData }
     }
 
+    /// Whether there are none at all, as with most signatures.
+    pub fn is_empty(&self) -> bool {
+        // SAFETY: `new`'s contract: null, or an array that has at least its end.
+        self.params.is_null() || unsafe { (*self.params).key.is_null() }
+    }
+
     /// The parameter of this name, where it was given with a value.
     pub fn get(&self, key: &'static CStr) -> Option<Param<'a>> {
         // SAFETY: `new`'s contract: an array that nobody changes during 'a; the entry is only read.

@@ -173,6 +173,9 @@ impl<S: Scheme> Signature for Context<S> {
     }
 
     fn set_params(&mut self, params: &Params) -> Result<()> {
+        if params.is_empty() {
+            return Ok(());
+        }
         let looks = !self.digest_is_fixed || S::looks(&self.provider);
         if let Some(name) = params.get(c::OSSL_SIGNATURE_PARAM_DIGEST).filter(|_| looks) {
             let properties = params.get(c::OSSL_SIGNATURE_PARAM_PROPERTIES);
