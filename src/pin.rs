@@ -31,7 +31,7 @@ pub struct PinSource {
     /// The PIN stands in openssl.cnf itself.
     in_openssl_cnf: bool,
     /// What was read first. A child of fork has it too, and may not be able to read it again.
-    resolved: OnceBox<Result<Credential>>,
+    resolved: OnceBox<Credential>,
     /// What was read after a rejection.
     refreshed: PerProcess<Mutex<Option<Credential>>>,
 }
@@ -90,9 +90,14 @@ impl PinSource {
     ///
     /// Children that the process will have share what becomes of the PIN: a rejected one is sent once for all of them.
     pub fn resolve(&self) {
-        if let Ok(credential) = self.resolved.get_or_init(|| Box::new(self.read())) {
+        if let Ok(credential) = self.resolved() {
             family::know(credential);
         }
+    }
+
+    /// What was read first. A failure is not kept: the file may come to be.
+    fn resolved(&self) -> Result<&Credential> {
+        self.resolved.get_or_try_init(|| self.read().map(Box::new))
     }
 
     fn read(&self) -> Result<Credential> {
@@ -114,7 +119,7 @@ impl Authenticator for PinSource {
         if let Some(credential) = &*self.refreshed.get().lock().unwrap_or_else(PoisonError::into_inner) {
             return Ok(credential.clone());
         }
-        self.resolved.get_or_init(|| Box::new(self.read())).clone()
+        self.resolved().cloned()
     }
 
     fn refresh(&self) -> Result<Option<Credential>> {
@@ -213,6 +218,19 @@ mod tests {
 
     fn is(source: &PinSource, pin: &str) -> bool {
         source.pin().unwrap().pin.as_bytes() == pin.as_bytes()
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_yet_is_read_once_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("pin");
+        let source = source("pkcs11:object=k", Some(&format!("file:{}", file.display())), &[]);
+        source.resolve();
+        assert_eq!(source.pin().unwrap_err().reason(), Reason::PinSource);
+        std::fs::write(&file, "1234\n").unwrap();
+        assert!(is(&source, "1234"));
+        std::fs::remove_file(&file).unwrap();
+        assert!(is(&source, "1234"));
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub type Task = Box<dyn FnOnce() + Send>;
 /// How long whoever ends waits for tasks that are being done: one that never returns must not keep a process from ending.
 const PATIENCE: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(1);
+/// Workers that have all been at work for so long may never come back.
+const STUCK: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(5) };
 /// Where no thread could be started, how long until it is tried again: mostly it is forbidden, and stays so.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -60,6 +62,8 @@ struct State {
     closed: bool,
     /// When the system would not start another thread.
     refused: Option<Instant>,
+    /// When a worker took a task.
+    taken: Option<Instant>,
 }
 
 impl Workers {
@@ -83,7 +87,10 @@ impl Workers {
         }
         let mut refused = None;
         let lately = state.refused.is_some_and(|since| since.elapsed() < AGAIN);
-        if state.idle <= state.tasks.len() && state.threads < self.limit && !lately {
+        // Calls that do not return keep their own threads and no more: others come in their place, one at a time.
+        let stuck = state.taken.is_some_and(|since| since.elapsed() > STUCK);
+        let limit = if stuck { self.limit.saturating_mul(2) } else { self.limit };
+        if state.idle <= state.tasks.len() && state.threads < limit && !lately {
             // The lock is held so that nobody relies on a thread that does not start.
             match Pool::spawn(pool) {
                 Ok(handle) => {
@@ -167,6 +174,7 @@ impl Pool {
         let mut state = self.lock();
         loop {
             if let Some(task) = state.tasks.pop_front() {
+                state.taken = Some(Instant::now());
                 drop(state);
                 run(task);
                 state = self.lock();
@@ -195,7 +203,10 @@ fn run(task: Task) {
 
 /// At exit(3), while PKCS#11 modules are there: under their destructors a call that is still inside would crash.
 fn leave() {
-    LEAVING.store(true, Ordering::SeqCst);
+    // It is asked for once for every module; one wait is for all.
+    if LEAVING.swap(true, Ordering::SeqCst) {
+        return;
+    }
     let until = Instant::now() + PATIENCE;
     while RUNNING.get().load(Ordering::SeqCst) > 0 && Instant::now() < until {
         std::thread::sleep(POLL);
@@ -206,6 +217,27 @@ fn leave() {
 mod tests {
     use super::*;
     use std::sync::mpsc::channel;
+
+    #[test]
+    fn a_task_that_does_not_return_keeps_its_own_thread_only() {
+        let workers = Workers::new(1);
+        let (release, held) = channel::<()>();
+        assert!(workers.start(Box::new(move || {
+            let _ = held.recv();
+        })));
+        let (sender, receiver) = channel();
+        let start = |number: u8| {
+            let sender = sender.clone();
+            assert!(workers.start(Box::new(move || sender.send(number).unwrap())));
+        };
+        start(1);
+        assert!(receiver.recv_timeout(STUCK / 2).is_err(), "the limit is one");
+        std::thread::sleep(STUCK);
+        start(2);
+        let within = Duration::from_secs(10);
+        assert_eq!((receiver.recv_timeout(within), receiver.recv_timeout(within)), (Ok(1), Ok(2)));
+        drop(release);
+    }
 
     #[test]
     fn tasks_run_side_by_side_on_as_few_threads_as_they_need() {

@@ -123,9 +123,9 @@ pub(super) fn set(engine: &Engine, position: usize, value: Value) -> Result<()> 
         let last = last?;
         let (mut config, mut level, mut wrong) = (last.config.clone(), last.level, last.wrong.clone());
         let applied = apply(engine, position, &value, &mut config, &mut level);
-        match &applied {
-            Ok(()) => wrong.retain(|(wrong, _)| *wrong != position),
-            Err(error) => wrong.push((position, error.clone())),
+        wrong.retain(|(wrong, _)| *wrong != position);
+        if let Err(error) = &applied {
+            wrong.push((position, error.clone()));
         }
         result.set(applied);
         // A program may say the same again and again.

@@ -28,10 +28,17 @@ pub(super) fn sign(key: &PrivateKey, padding: Padding, input: &[u8], output: &mu
 /// `MechanismUnsupported` where the HSM does not do it, `SaltLength`, `DigestUnsupported` for SHA-1 where it is refused, and what is
 /// wrong with the key or the HSM.
 pub(super) fn sign_pss(key: &PrivateKey, pss: &Pss, value: &[u8], output: &mut [u8]) -> Result<usize> {
-    let (Some(digest), Some(mgf1)) = (Digest::by_name(&pss.digest), Digest::by_name(&pss.mgf1)) else {
+    let (digest, mgf1) = (Digest::by_name(&pss.digest), Digest::by_name(&pss.mgf1));
+    // Before OpenSSL is left to pad, which nobody can see through afterwards.
+    if let Some(digest) = digest {
+        key.permits(digest.hash)?;
+    }
+    if let Some(mgf1) = mgf1.filter(|mgf1| digest.is_none_or(|digest| digest.hash != mgf1.hash)) {
+        key.permits(mgf1.hash)?;
+    }
+    let (Some(digest), Some(mgf1)) = (digest, mgf1) else {
         bail!(MechanismUnsupported, "PSS with {} and {}", pss.digest, pss.mgf1);
     };
-    key.permits(digest.hash)?;
     let bits = key.key.rsa()?.bits();
     let salt = mechanism::pss_salt_length(pss.salt, digest, bits)?;
     let padding = mechanism::Padding::Pss { mgf1, salt };

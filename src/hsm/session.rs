@@ -72,7 +72,7 @@ impl Pool {
                     }
                     Err(failed) => {
                         state.open -= 1;
-                        let known = failed.rv != CKR_CRYPTOKI_NOT_INITIALIZED;
+                        let known = !is_gone(failed.rv);
                         if let Some(session) = state.failed.pop().filter(|_| known) {
                             // It may have been one too many.
                             drop(state);
@@ -80,8 +80,8 @@ impl Pool {
                             state = self.lock();
                             continue;
                         }
-                        // Without any session of ours it is no limit. Nor is it where the module is not what it was.
-                        if state.open == 0 || failed.rv == CKR_CRYPTOKI_NOT_INITIALIZED {
+                        // Without any session of ours it is no limit. Nor is it where the module is not what it was, or the token is gone.
+                        if state.open == 0 || is_gone(failed.rv) {
                             return Err(failed.into());
                         }
                         state.refused = Some((failed, Instant::now()));
@@ -143,6 +143,40 @@ fn exhausted(refused: Option<Failed>, open: usize, limit: usize) -> Error {
     match refused {
         Some(failed) => error.with_call(failed.call()),
         None => error,
+    }
+}
+
+/// Whether an answer of C_OpenSession is about more than one session.
+fn is_gone(rv: CK_RV) -> bool {
+    matches!(
+        rv,
+        CKR_CRYPTOKI_NOT_INITIALIZED
+            | CKR_TOKEN_NOT_PRESENT
+            | CKR_TOKEN_NOT_RECOGNIZED
+            | CKR_SLOT_ID_INVALID
+            | CKR_DEVICE_REMOVED
+    )
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// With one session that does not come back, whatever is said of another is no limit where the token is gone.
+    #[test]
+    fn a_token_that_is_gone_is_no_limit_of_sessions() {
+        let pool = Pool::default();
+        let soon = || Instant::now() + Duration::from_millis(50);
+        pool.take(2, soon(), || Ok(1), |_| ()).unwrap_or_else(|_| panic!("there is one"));
+        let refused = |rv| {
+            let refuse = || Err(Failed { function: "C_OpenSession", rv });
+            pool.take(2, soon(), refuse, |_| ()).err().map(|trouble| matches!(trouble, Trouble::Call(_)))
+        };
+        assert_eq!(refused(CKR_SESSION_COUNT), Some(false));
+        for gone in [CKR_TOKEN_NOT_PRESENT, CKR_SLOT_ID_INVALID, CKR_DEVICE_REMOVED] {
+            pool.lock().refused = None;
+            assert_eq!(refused(gone), Some(true));
+        }
     }
 }
 
