@@ -103,10 +103,9 @@ impl Program {
         process.spawn().unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
-    /// Whether it is the command or is told to load the library.
+    /// Whether it is the command or one of an [`Hsm`](super::Hsm)'s programs, which have its directory as HOME.
     fn meets_hsmkey(&self) -> bool {
-        self.name == super::command().as_os_str()
-            || self.environment.iter().any(|(name, _)| name == "OPENSSL_CONF")
+        self.name == super::command().as_os_str() || self.environment.iter().any(|(name, _)| name == "HOME")
     }
 
     /// The process, in a group of its own, so that what it starts can be ended with it; and its command line.
