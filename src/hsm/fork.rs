@@ -17,7 +17,7 @@ use once_cell::race::OnceBox;
 
 /// How often this process image has become a child.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
-/// Calls inside a module.
+/// Calls inside a module, and modules that are being loaded.
 static IN_FLIGHT: AtomicUsize = AtomicUsize::new(0);
 /// Forks that are being prepared: glibc lets several threads fork at once.
 static CLOSED: AtomicUsize = AtomicUsize::new(0);
@@ -107,7 +107,7 @@ fn counted<T>(count: &AtomicUsize, wait: impl Fn(), run: impl FnOnce() -> T) -> 
     result
 }
 
-/// Makes a PKCS#11 call, which no fork is to interrupt.
+/// Makes a PKCS#11 call, or loads a module, which no fork is to interrupt.
 pub(super) fn in_flight<T>(call: impl FnOnce() -> T) -> T {
     let wait = || {
         let works = usize::from(WORKS.get());

@@ -103,9 +103,10 @@ impl Module {
         };
         super::load_error::check_whole(path)?;
         // RTLD_LOCAL: the module's symbols are nobody else's. RTLD_NODELETE: threads of it may outlive every user.
+        let flags = libc::RTLD_NOW | libc::RTLD_LOCAL | libc::RTLD_NODELETE;
+        // A fork waits as for a call: a child can load nothing where the loader was at work, and has a module that is never finished.
         // SAFETY: a NUL-terminated name. What the file's constructors do is the administrator's choice.
-        let handle =
-            unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL | libc::RTLD_NODELETE) };
+        let handle = fork::in_flight(|| unsafe { libc::dlopen(name.as_ptr(), flags) });
         if handle.is_null() {
             // SAFETY: null or a NUL-terminated text of this thread's last failure.
             let said = unsafe { libc::dlerror().as_ref().map(|text| CStr::from_ptr(text).to_string_lossy()) };

@@ -171,6 +171,22 @@ fn children_sign_whenever_they_are_born() {
 }
 
 #[test]
+fn a_fork_waits_for_a_module_that_is_being_loaded() {
+    let (hsm, key) = hsm(CLOUDHSM);
+    let source = support::repository().join("tests/reliability/slow_to_load.c");
+    let module = hsm.token.path("slow_to_load.so");
+    let arguments =
+        ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-Wl,--no-as-needed", "-o", &module];
+    let arguments = arguments.map(Path::new).into_iter().chain([source.as_path()]);
+    Program::new("cc", arguments.chain([support::Recorder::module()])).succeeds();
+    configure(&hsm, &[("pkcs11-module-path", &module)]);
+    // The child is made 20 ms after the thread has begun, and loading takes 250.
+    let outcome = stress(&hsm, &key, &["forks", "1", "1", "1"]).run();
+    let [_, failed, wrong] = results(outcome.text());
+    assert_eq!((failed, wrong), (0, 0), "{outcome}");
+}
+
+#[test]
 fn children_sign_whatever_fork_leaves_them() {
     for left in ["error", "already-initialized"] {
         let (hsm, key) = hsm(&format!("{CLOUDHSM}\nfork = {left}"));

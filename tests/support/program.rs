@@ -103,11 +103,16 @@ impl Program {
         process.spawn().unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
+    /// Whether it is the command or one of an [`Hsm`](super::Hsm)'s programs, which have its directory as HOME.
+    fn meets_hsmkey(&self) -> bool {
+        self.name == super::command().as_os_str() || self.environment.iter().any(|(name, _)| name == "HOME")
+    }
+
     /// The process, in a group of its own, so that what it starts can be ended with it; and its command line.
     fn command(&self) -> (Command, String) {
         let command = std::iter::once(&self.name).chain(&self.arguments).map(|part| part.to_string_lossy());
         let command = command.collect::<Vec<_>>().join(" ");
-        let mut process = Command::new(&self.name);
+        let mut process = super::valgrind::command(&self.name, self.meets_hsmkey());
         process.args(&self.arguments).env_clear().envs(self.environment.iter().cloned()).process_group(0);
         if let Some(directory) = &self.directory {
             process.current_dir(directory);
@@ -138,7 +143,7 @@ impl Program {
             if let Some(status) = child.try_wait().expect("a child can be waited for") {
                 break status;
             }
-            if started.elapsed() > self.limit {
+            if started.elapsed() > self.limit * super::valgrind::slowness() {
                 // The shell's own: kill(1) is in a package that a bare machine lacks.
                 let kill = format!("kill -s KILL -- -{}", child.id());
                 Command::new("sh").args(["-c", &kill]).status().expect("sh runs");
