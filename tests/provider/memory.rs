@@ -8,6 +8,9 @@ use crate::support::{Hsm, c_program, ours};
 fn a_report_with_our_frames_is_noticed() {
     let report = "==1== Memcheck\n==1== \n==1== 8 bytes in 1 blocks are definitely lost\n==1==    by 0x1: f (in /x/libhsmkey.so)\n==1== \n==1== end\n";
     assert_eq!(ours(report).len(), 1);
+    // Where valgrind knows the line it does not say the library.
+    let report = "==1== Invalid read of size 1\n==1==    at 0x1: g (key.rs:1)\n==1==    by 0x2: hsmkey::key::f (key.rs:2)\n==1== \n==1== end\n";
+    assert_eq!(ours(report).len(), 1);
 }
 
 #[test]

@@ -8,7 +8,8 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// The paragraphs of valgrind's report that have a frame in hsmkey.so.
+/// The paragraphs of valgrind's report that have a frame in hsmkey.so. Where valgrind knows a frame's line it leaves out the library, and
+/// what was not inlined has its path.
 pub fn ours(report: &str) -> Vec<String> {
     // Each line begins ==PID==; a paragraph ends at a line with nothing else.
     let lines = report
@@ -16,7 +17,8 @@ pub fn ours(report: &str) -> Vec<String> {
         .map(|line| line.trim_start_matches("==").split_once("==").map_or("", |(_, text)| text));
     let text = lines.collect::<Vec<_>>().join("\n");
     let paragraphs = text.split("\n\n").flat_map(|part| part.split("\n \n"));
-    paragraphs.filter(|paragraph| paragraph.contains("libhsmkey.so")).map(str::to_owned).collect()
+    let is_ours = |paragraph: &&str| paragraph.contains("libhsmkey.so") || paragraph.contains("hsmkey::");
+    paragraphs.filter(is_ours).map(str::to_owned).collect()
 }
 
 /// A program as it is, or under valgrind where HSMKEY_VALGRIND asks for that.

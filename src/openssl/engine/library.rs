@@ -7,6 +7,7 @@
 use std::ffi::{CString, c_int, c_ulong};
 use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicPtr;
 
 use once_cell::race::OnceBox;
 
@@ -32,6 +33,8 @@ pub(super) struct Library {
     pub(super) functions: Functions,
     /// The number of our errors.
     number: c_int,
+    /// Their texts, which the libcrypto keeps for good: a search for lost memory finds them here. Null where they were there before.
+    _texts: AtomicPtr<ErrorString>,
     /// Where an ENGINE keeps our state.
     pub(super) engine_index: c_int,
     pub(super) rsa: Rsa,
@@ -64,7 +67,7 @@ impl Library {
 
     fn new<T: Engine>(host: Host, place: usize) -> Result<Self> {
         let functions = Functions::of(host)?;
-        let number = error_library(&functions);
+        let (number, texts) = error_library(&functions);
         // SAFETY: an index without callbacks.
         let engine_index = unsafe {
             (functions.CRYPTO_get_ex_new_index)(EX_INDEX_ENGINE, 0, ptr::null_mut(), None, None, None)
@@ -76,7 +79,17 @@ impl Library {
         let rsa = Rsa::new(&functions, &callbacks.rsa)?;
         let ec = Ec::new(&functions, &callbacks.ec)?;
         let methods = Methods::new(&functions, &callbacks.pkey)?;
-        Ok(Self { host, functions, number, engine_index, rsa, ec, methods, jobs: Jobs::of(Ok(host)) })
+        Ok(Self {
+            host,
+            functions,
+            number,
+            _texts: texts,
+            engine_index,
+            rsa,
+            ec,
+            methods,
+            jobs: Jobs::of(Ok(host)),
+        })
     }
 
     /// Does work with a key, in an asynchronous job by a worker of the key's: see [`Jobs::elsewhere`]. `None` where `make` has no key. It
@@ -144,7 +157,7 @@ impl Raise for Library {
 }
 
 /// The number of our errors in a libcrypto, with the texts that go with the reasons. Who was bound into it before left them there.
-fn error_library(functions: &Functions) -> c_int {
+fn error_library(functions: &Functions) -> (c_int, AtomicPtr<ErrorString>) {
     // ERR_LIB_USER, err.h, and the last that has room in a packed code.
     const NUMBERS: std::ops::RangeInclusive<c_int> = 128..=255;
     let is_ours = |number: &c_int| {
@@ -154,7 +167,7 @@ fn error_library(functions: &Functions) -> c_int {
         !name.is_null() && unsafe { std::ffi::CStr::from_ptr(name) } == NAME
     };
     if let Some(number) = NUMBERS.into_iter().find(is_ours) {
-        return number;
+        return (number, AtomicPtr::default());
     }
     // SAFETY: it counts.
     let number = unsafe { (functions.ERR_get_next_error_library)() };
@@ -164,7 +177,8 @@ fn error_library(functions: &Functions) -> c_int {
         reasons.map(|reason| ErrorString { error: *reason as c_ulong, string: reason.text_c().as_ptr() }),
     );
     strings.push(ErrorString { error: 0, string: ptr::null() });
+    let strings = strings.leak().as_mut_ptr();
     // SAFETY: a table ended by an error 0, which OpenSSL writes the number into and keeps for good: hence it is leaked.
-    unsafe { (functions.ERR_load_strings)(number, strings.leak().as_mut_ptr()) };
-    number
+    unsafe { (functions.ERR_load_strings)(number, strings) };
+    (number, AtomicPtr::new(strings))
 }
