@@ -103,14 +103,34 @@ fn may_be_copied(its_type: &str, copied: &HashSet<String>) -> bool {
     if its_type.starts_with(['&', '*']) || its_type.contains("fn(") {
         return true;
     }
-    // The names in a type without the modules they are in, and without the length of an array.
-    its_type
-        .split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'))
-        .filter(|name| !name.is_empty())
-        .all(|name| {
-            let name = name.rsplit("::").next().unwrap_or(name);
-            copied.contains(name) || name.starts_with(|c: char| c.is_ascii_digit())
-        })
+    // The names in a type without the modules they are in, without those that are only referred to, and without the length of an array.
+    let part_of_name = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    let mut rest = its_type;
+    while let Some(start) = rest.find(part_of_name) {
+        let referred = rest[..start].ends_with('&');
+        rest = &rest[start..];
+        let name = &rest[..rest.find(|c| !part_of_name(c)).unwrap_or(rest.len())];
+        rest = &rest[name.len()..];
+        let name = name.rsplit("::").next().unwrap_or(name);
+        if !referred && !copied.contains(name) && !name.starts_with(|c: char| c.is_ascii_digit()) {
+            return false;
+        }
+    }
+    true
+}
+
+#[test]
+fn what_refers_to_an_owner_may_be_copied_and_an_owner_may_not() {
+    let copied = copied();
+    for copy in
+        ["&std::vec::Vec<u8>", "std::option::Option<&mechanism::digest::Digest>", "[&[u8]; 3]", "(&str,)"]
+    {
+        assert!(may_be_copied(copy, &copied), "{copy}");
+    }
+    for owner in ["std::vec::Vec<u8>", "(hsm::object::Template,)", "std::option::Option<std::string::String>"]
+    {
+        assert!(!may_be_copied(owner, &copied), "{owner}");
+    }
 }
 
 /// The names of types that may be copied.
