@@ -7,12 +7,13 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
 
-use super::signature::{For, Hashing, Purpose, Recover, Recovering, Signature, Signing, Verifying};
-use super::{Step, with_key};
+use zeroize::Zeroizing;
+
+use super::signature::{self, For, Hashing, Purpose, Recover, Recovering, Signature, Signing, Verifying};
 use crate::error::{Result, bail};
 use crate::openssl::algorithm::Dispatch;
 use crate::openssl::bindings as c;
-use crate::openssl::boundary::{self, Output, Verdict};
+use crate::openssl::boundary::{self, Verdict};
 use crate::openssl::core::{Core, HasCore};
 use crate::openssl::dispatch;
 use crate::openssl::later::OSSL_SIGNATURE_PARAM_SIGNATURE;
@@ -67,25 +68,25 @@ struct Functions<C>(std::marker::PhantomData<C>);
 macro_rules! lines {
     ($composite:ident $(, $other:expr)*) => {
         &[
-            dispatch::signature_newctx(Some(newctx::<$composite>)),
-            dispatch::signature_freectx(Some(freectx::<$composite>)),
-            dispatch::signature_dupctx(Some(dupctx::<$composite>)),
+            dispatch::signature_newctx(Some(signature::newctx::<Context<$composite>>)),
+            dispatch::signature_freectx(Some(signature::freectx::<Context<$composite>>)),
+            dispatch::signature_dupctx(Some(signature::dupctx::<Context<$composite>>)),
             dispatch::signature_query_key_types(Some(query_key_types::<$composite>)),
-            dispatch::signature_sign_init(Some(init::<$composite, Signing>)),
-            dispatch::signature_sign(Some(sign::<$composite>)),
+            dispatch::signature_sign_init(Some(signature::init::<Context<$composite>, Signing>)),
+            dispatch::signature_sign(Some(signature::sign::<Context<$composite>>)),
             dispatch::signature_sign_message_init(Some(message_init::<$composite, Signing>)),
-            dispatch::signature_sign_message_update(Some(message_update::<$composite>)),
-            dispatch::signature_sign_message_final(Some(sign_message_final::<$composite>)),
-            dispatch::signature_verify_init(Some(init::<$composite, Verifying>)),
-            dispatch::signature_verify(Some(verify::<$composite>)),
+            dispatch::signature_sign_message_update(Some(signature::digest_update::<Context<$composite>>)),
+            dispatch::signature_sign_message_final(Some(signature::digest_sign_final::<Context<$composite>>)),
+            dispatch::signature_verify_init(Some(signature::init::<Context<$composite>, Verifying>)),
+            dispatch::signature_verify(Some(signature::verify::<Context<$composite>>)),
             dispatch::signature_verify_message_init(Some(message_init::<$composite, Verifying>)),
-            dispatch::signature_verify_message_update(Some(message_update::<$composite>)),
+            dispatch::signature_verify_message_update(Some(signature::digest_update::<Context<$composite>>)),
             dispatch::signature_verify_message_final(Some(verify_message_final::<$composite>)),
             $($other,)*
-            dispatch::signature_get_ctx_params(Some(get_ctx_params::<$composite>)),
-            dispatch::signature_gettable_ctx_params(Some(gettable_ctx_params::<$composite>)),
-            dispatch::signature_set_ctx_params(Some(set_ctx_params::<$composite>)),
-            dispatch::signature_settable_ctx_params(Some(settable_ctx_params::<$composite>)),
+            dispatch::signature_get_ctx_params(Some(signature::get_ctx_params::<Context<$composite>>)),
+            dispatch::signature_gettable_ctx_params(Some(signature::gettable_ctx_params::<Context<$composite>>)),
+            dispatch::signature_set_ctx_params(Some(signature::set_ctx_params::<Context<$composite>>)),
+            dispatch::signature_settable_ctx_params(Some(signature::settable_ctx_params::<Context<$composite>>)),
             dispatch::END,
         ]
     };
@@ -98,35 +99,39 @@ impl<C: Composite> Functions<C> {
 impl<C: Composite<Signature: Recover>> Functions<C> {
     const RECOVERING: &'static [c::OSSL_DISPATCH] = lines![
         C,
-        dispatch::signature_verify_recover_init(Some(init::<C, Recovering>)),
-        dispatch::signature_verify_recover(Some(verify_recover::<C>))
+        dispatch::signature_verify_recover_init(Some(signature::init::<Context<C>, Recovering>)),
+        dispatch::signature_verify_recover(Some(signature::verify_recover::<Context<C>>))
     ];
 }
 
-const SETTABLE: Descriptors = descriptors![OSSL_SIGNATURE_PARAM_SIGNATURE => Octets];
-
-/// A context.
-struct Context<S> {
-    signature: S,
+/// A context: the signature's own with its digest, for a message or, begun by [`Hashing::begin`], for the digest's value.
+struct Context<C: Composite> {
+    signature: C::Signature,
     /// Whether it is given the message and not its digest.
     message: bool,
     /// The signature that is to be verified.
     candidate: Vec<u8>,
 }
 
-impl<S: Hashing> HasCore for Context<S> {
+impl<C: Composite> HasCore for Context<C> {
     fn core(&self) -> &Core {
         self.signature.core()
     }
 }
 
-impl<S: Hashing> Context<S> {
-    fn new(provider: &Arc<S::Provider>, properties: Option<&str>) -> Result<Self> {
-        Ok(Self { signature: S::new(provider, properties)?, message: false, candidate: Vec::new() })
-    }
+impl<C: Composite> Signature for Context<C> {
+    type Provider = <C::Signature as Signature>::Provider;
+    type Key = <C::Signature as Signature>::Key;
 
-    fn size(&self) -> Result<usize> {
-        self.signature.size()
+    const GETTABLE: Descriptors = C::Signature::GETTABLE;
+    const SETTABLE: Descriptors = descriptors![OSSL_SIGNATURE_PARAM_SIGNATURE => Octets];
+
+    fn new(provider: &Arc<Self::Provider>, properties: Option<&str>) -> Result<Self> {
+        Ok(Self {
+            signature: C::Signature::new(provider, properties)?,
+            message: false,
+            candidate: Vec::new(),
+        })
     }
 
     fn duplicate(&self) -> Result<Self> {
@@ -134,32 +139,35 @@ impl<S: Hashing> Context<S> {
         Ok(Self { signature, message: self.message, candidate })
     }
 
-    fn begin(
-        &mut self,
-        purpose: Purpose,
-        digest: &'static CStr,
-        key: Option<Arc<S::Key>>,
-        params: &Params,
-    ) -> Result<()> {
-        self.message = false;
-        let digest = ParamList::new().text(c::OSSL_SIGNATURE_PARAM_DIGEST, digest);
-        // SAFETY: a list of ours, which lives during the call.
-        digest.with_raw(|raw| self.signature.begin(purpose, key, &unsafe { Params::new(raw) }))?;
-        self.set_params(params)
-    }
-
+    /// The digest is the algorithm's, whatever is named.
     fn begin_message(
         &mut self,
         purpose: Purpose,
-        digest: &'static CStr,
-        key: Option<Arc<S::Key>>,
+        _digest: Option<&str>,
+        key: Option<Arc<Self::Key>>,
         params: &Params,
     ) -> Result<()> {
         self.message = true;
         // SAFETY: no list.
         let none = unsafe { Params::new(ptr::null()) };
-        self.signature.begin_message(purpose, digest.to_str().ok(), key, &none)?;
+        self.signature.begin_message(purpose, C::DIGEST.to_str().ok(), key, &none)?;
         self.set_params(params)
+    }
+
+    fn size(&self) -> Result<usize> {
+        self.signature.size()
+    }
+
+    fn sign_message(&mut self, data: &[u8], signature: &mut [u8]) -> Result<usize> {
+        self.of_message()?.sign_message(data, signature)
+    }
+
+    fn verify_message(&mut self, data: &[u8], signature: &[u8]) -> Result<bool> {
+        self.of_message()?.verify_message(data, signature)
+    }
+
+    fn get_params(&self, request: &mut Request) -> Result<()> {
+        self.signature.get_params(request)
     }
 
     fn set_params(&mut self, params: &Params) -> Result<()> {
@@ -168,25 +176,57 @@ impl<S: Hashing> Context<S> {
         }
         Ok(())
     }
+}
 
-    fn sign(&mut self, input: &[u8], buffer: &mut [u8]) -> Result<usize> {
+impl<C: Composite> Hashing for Context<C> {
+    fn begin(&mut self, purpose: Purpose, key: Option<Arc<Self::Key>>, params: &Params) -> Result<()> {
+        self.message = false;
+        let digest = ParamList::new().text(c::OSSL_SIGNATURE_PARAM_DIGEST, C::DIGEST);
+        // SAFETY: a list of ours, which lives during the call.
+        digest.with_raw(|raw| self.signature.begin(purpose, key, &unsafe { Params::new(raw) }))?;
+        self.set_params(params)
+    }
+
+    /// Of a message too: OpenSSL has one function for both.
+    fn sign(&mut self, input: &[u8], signature: &mut [u8]) -> Result<usize> {
         if self.message {
-            self.signature.sign_message(input, buffer)
+            self.signature.sign_message(input, signature)
         } else {
-            self.signature.sign(input, buffer)
+            self.signature.sign(input, signature)
         }
     }
 
-    fn verify(&mut self, input: &[u8], candidate: &[u8]) -> Result<bool> {
+    /// As for [`Hashing::sign`].
+    fn verify(&mut self, input: &[u8], signature: &[u8]) -> Result<bool> {
         if self.message {
-            self.signature.verify_message(input, candidate)
+            self.signature.verify_message(input, signature)
         } else {
-            self.signature.verify(input, candidate)
+            self.signature.verify(input, signature)
         }
     }
 
+    fn update(&mut self, data: &[u8]) -> Result<()> {
+        self.of_message()?.update(data)
+    }
+
+    fn finish(&mut self, signature: &mut [u8]) -> Result<usize> {
+        self.of_message()?.finish(signature)
+    }
+
+    fn finish_verifying(&mut self, signature: &[u8]) -> Result<bool> {
+        self.of_message()?.finish_verifying(signature)
+    }
+}
+
+impl<C: Composite<Signature: Recover>> Recover for Context<C> {
+    fn recover(&mut self, signature: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+        self.signature.recover(signature)
+    }
+}
+
+impl<C: Composite> Context<C> {
     /// The signature, where it is given a message.
-    fn of_message(&mut self) -> Result<&mut S> {
+    fn of_message(&mut self) -> Result<&mut C::Signature> {
         if !self.message {
             bail!(NotInitialised, "it was begun for a digest");
         }
@@ -198,174 +238,21 @@ unsafe extern "C" fn query_key_types<C: Composite>() -> *const *const c_char {
     C::KEY_TYPES.0.as_ptr()
 }
 
-unsafe extern "C" fn newctx<C: Composite>(context: *mut c_void, properties: *const c_char) -> *mut c_void {
-    // SAFETY: null or the provctx of ours; null or NUL-terminated, and unchanged during the call.
-    unsafe {
-        super::new_context(context, |provider| {
-            Context::<C::Signature>::new(provider, boundary::text(properties)?)
-        })
-    }
-}
-
-unsafe extern "C" fn freectx<C: Composite>(context: *mut c_void) {
-    // SAFETY: null or a context of `newctx` or `dupctx`, given back once.
-    unsafe { super::free::<Context<C::Signature>>(context) };
-}
-
-unsafe extern "C" fn dupctx<C: Composite>(context: *mut c_void) -> *mut c_void {
-    // SAFETY: null or a context of ours, used by one thread at a time.
-    unsafe { boundary::on(context, |context: &Context<C::Signature>| context.duplicate().map(Box::new)) }
-}
-
-unsafe extern "C" fn init<C: Composite, P: For>(
-    context: *mut c_void,
-    key: *mut c_void,
-    params: *const c::OSSL_PARAM,
-) -> c_int {
-    // SAFETY: OpenSSL's arguments.
-    unsafe {
-        with_key(context, key, params, |context: &mut Context<C::Signature>, key, params| {
-            context.begin(P::PURPOSE, C::DIGEST, key, params)
-        })
-    }
-}
-
 unsafe extern "C" fn message_init<C: Composite, P: For>(
     context: *mut c_void,
     key: *mut c_void,
     params: *const c::OSSL_PARAM,
 ) -> c_int {
-    // SAFETY: OpenSSL's arguments.
-    unsafe {
-        with_key(context, key, params, |context: &mut Context<C::Signature>, key, params| {
-            context.begin_message(P::PURPOSE, C::DIGEST, key, params)
-        })
-    }
-}
-
-unsafe extern "C" fn sign<C: Composite>(
-    context: *mut c_void,
-    signature: *mut u8,
-    length: *mut usize,
-    capacity: usize,
-    input: *const u8,
-    input_length: usize,
-) -> c_int {
-    // SAFETY: as for `init`; the buffers are the application's, of the sizes it says, for this call alone.
-    unsafe {
-        Step { size: Context::size, duplicate: Context::duplicate, work: Context::<C::Signature>::sign }.take(
-            context,
-            (signature, length, capacity),
-            (input, input_length),
-        )
-    }
-}
-
-unsafe extern "C" fn message_update<C: Composite>(
-    context: *mut c_void,
-    data: *const u8,
-    length: usize,
-) -> c_int {
-    // SAFETY: as for `init`; the input is the application's, of the size it says.
-    unsafe {
-        boundary::on_mut(context, |context: &mut Context<C::Signature>| {
-            context.of_message()?.update(boundary::input(data, length)?)
-        })
-    }
-}
-
-unsafe extern "C" fn sign_message_final<C: Composite>(
-    context: *mut c_void,
-    signature: *mut u8,
-    length: *mut usize,
-    capacity: usize,
-) -> c_int {
-    // SAFETY: as for `sign`.
-    unsafe {
-        Step {
-            size: Context::size,
-            duplicate: Context::duplicate,
-            work: |context: &mut Context<C::Signature>, _, buffer| context.of_message()?.finish(buffer),
-        }
-        .take(context, (signature, length, capacity), (ptr::null(), 0))
-    }
-}
-
-unsafe extern "C" fn verify<C: Composite>(
-    context: *mut c_void,
-    signature: *const u8,
-    length: usize,
-    input: *const u8,
-    input_length: usize,
-) -> c_int {
-    // SAFETY: as for `init`; both inputs are the application's, of the sizes it says.
-    unsafe {
-        boundary::on_mut(context, |context: &mut Context<C::Signature>| {
-            let input = boundary::input(input, input_length)?;
-            context.verify(input, boundary::input(signature, length)?).map(Verdict)
-        })
-    }
+    // SAFETY: OpenSSL's arguments; no digest is named.
+    unsafe { signature::digest_init::<Context<C>, P>(context, ptr::null(), key, params) }
 }
 
 unsafe extern "C" fn verify_message_final<C: Composite>(context: *mut c_void) -> c_int {
-    // SAFETY: as for `init`.
+    // SAFETY: null or a context of ours, used by one thread at a time.
     unsafe {
-        boundary::on_mut(context, |context: &mut Context<C::Signature>| {
+        boundary::on_mut(context, |context: &mut Context<C>| {
             let candidate = std::mem::take(&mut context.candidate);
-            context.of_message()?.finish_verifying(&candidate).map(Verdict)
+            context.finish_verifying(&candidate).map(Verdict)
         })
     }
-}
-
-unsafe extern "C" fn verify_recover<C: Composite<Signature: Recover>>(
-    context: *mut c_void,
-    recovered: *mut u8,
-    length: *mut usize,
-    capacity: usize,
-    signature: *const u8,
-    signature_length: usize,
-) -> c_int {
-    // SAFETY: as for `sign`.
-    unsafe {
-        boundary::on_mut(context, |context: &mut Context<C::Signature>| {
-            let largest = context.size()?;
-            let signature = boundary::input(signature, signature_length)?;
-            Output::new(recovered, length, capacity)?.give(largest, || context.signature.recover(signature))
-        })
-    }
-}
-
-unsafe extern "C" fn get_ctx_params<C: Composite>(context: *mut c_void, params: *mut c::OSSL_PARAM) -> c_int {
-    // SAFETY: null or a context of ours; an array of the caller, ended by its end mark.
-    unsafe {
-        boundary::on(context, |context: &Context<C::Signature>| {
-            context.signature.get_params(&mut Request::new(params))
-        })
-    }
-}
-
-unsafe extern "C" fn gettable_ctx_params<C: Composite>(
-    _context: *mut c_void,
-    _provider: *mut c_void,
-) -> *const c::OSSL_PARAM {
-    C::Signature::GETTABLE.as_ptr()
-}
-
-unsafe extern "C" fn set_ctx_params<C: Composite>(
-    context: *mut c_void,
-    params: *const c::OSSL_PARAM,
-) -> c_int {
-    // SAFETY: null or a context of ours, used by one thread at a time; null or an array ended by its end mark.
-    unsafe {
-        boundary::on_mut(context, |context: &mut Context<C::Signature>| {
-            context.set_params(&Params::new(params))
-        })
-    }
-}
-
-unsafe extern "C" fn settable_ctx_params<C: Composite>(
-    _context: *mut c_void,
-    _provider: *mut c_void,
-) -> *const c::OSSL_PARAM {
-    SETTABLE.as_ptr()
 }

@@ -238,7 +238,10 @@ impl<S: Recover> Functions<S> {
     ];
 }
 
-unsafe extern "C" fn newctx<S: Signature>(context: *mut c_void, properties: *const c_char) -> *mut c_void {
+pub(super) unsafe extern "C" fn newctx<S: Signature>(
+    context: *mut c_void,
+    properties: *const c_char,
+) -> *mut c_void {
     // SAFETY: null or the provctx of ours; null or NUL-terminated, and unchanged during the call.
     unsafe {
         super::new_context(context, |provider: &Arc<S::Provider>| {
@@ -247,17 +250,17 @@ unsafe extern "C" fn newctx<S: Signature>(context: *mut c_void, properties: *con
     }
 }
 
-unsafe extern "C" fn freectx<S: Signature>(context: *mut c_void) {
+pub(super) unsafe extern "C" fn freectx<S: Signature>(context: *mut c_void) {
     // SAFETY: null or a context of `newctx` or `dupctx`, given back once.
     unsafe { super::free::<S>(context) };
 }
 
-unsafe extern "C" fn dupctx<S: Signature>(context: *mut c_void) -> *mut c_void {
+pub(super) unsafe extern "C" fn dupctx<S: Signature>(context: *mut c_void) -> *mut c_void {
     // SAFETY: null or a context of ours, used by one thread at a time.
     unsafe { boundary::on(context, |context: &S| context.duplicate().map(Box::new)) }
 }
 
-unsafe extern "C" fn init<S: Hashing, P: For>(
+pub(super) unsafe extern "C" fn init<S: Hashing, P: For>(
     context: *mut c_void,
     key: *mut c_void,
     params: *const c::OSSL_PARAM,
@@ -268,7 +271,7 @@ unsafe extern "C" fn init<S: Hashing, P: For>(
     }
 }
 
-unsafe extern "C" fn sign<S: Hashing>(
+pub(super) unsafe extern "C" fn sign<S: Hashing>(
     context: *mut c_void,
     signature: *mut u8,
     length: *mut usize,
@@ -286,7 +289,7 @@ unsafe extern "C" fn sign<S: Hashing>(
     }
 }
 
-unsafe extern "C" fn digest_init<S: Signature, P: For>(
+pub(super) unsafe extern "C" fn digest_init<S: Signature, P: For>(
     context: *mut c_void,
     digest: *const c_char,
     key: *mut c_void,
@@ -301,7 +304,7 @@ unsafe extern "C" fn digest_init<S: Signature, P: For>(
     }
 }
 
-unsafe extern "C" fn digest_update<S: Hashing>(
+pub(super) unsafe extern "C" fn digest_update<S: Hashing>(
     context: *mut c_void,
     data: *const u8,
     length: usize,
@@ -310,7 +313,7 @@ unsafe extern "C" fn digest_update<S: Hashing>(
     unsafe { boundary::on_mut(context, |context: &mut S| context.update(boundary::input(data, length)?)) }
 }
 
-unsafe extern "C" fn digest_sign_final<S: Hashing>(
+pub(super) unsafe extern "C" fn digest_sign_final<S: Hashing>(
     context: *mut c_void,
     signature: *mut u8,
     length: *mut usize,
@@ -341,7 +344,7 @@ unsafe extern "C" fn digest_sign<S: Signature>(
     }
 }
 
-unsafe extern "C" fn verify<S: Hashing>(
+pub(super) unsafe extern "C" fn verify<S: Hashing>(
     context: *mut c_void,
     signature: *const u8,
     length: usize,
@@ -386,7 +389,7 @@ unsafe extern "C" fn digest_verify_final<S: Hashing>(
     }
 }
 
-unsafe extern "C" fn verify_recover<S: Recover>(
+pub(super) unsafe extern "C" fn verify_recover<S: Recover>(
     context: *mut c_void,
     recovered: *mut u8,
     length: *mut usize,
@@ -404,19 +407,22 @@ unsafe extern "C" fn verify_recover<S: Recover>(
     }
 }
 
-unsafe extern "C" fn get_ctx_params<S: Signature>(context: *mut c_void, params: *mut c::OSSL_PARAM) -> c_int {
+pub(super) unsafe extern "C" fn get_ctx_params<S: Signature>(
+    context: *mut c_void,
+    params: *mut c::OSSL_PARAM,
+) -> c_int {
     // SAFETY: null or a context of ours; an array of the caller, ended by its end mark.
     unsafe { boundary::on(context, |context: &S| context.get_params(&mut Request::new(params))) }
 }
 
-unsafe extern "C" fn gettable_ctx_params<S: Signature>(
+pub(super) unsafe extern "C" fn gettable_ctx_params<S: Signature>(
     _context: *mut c_void,
     _provider: *mut c_void,
 ) -> *const c::OSSL_PARAM {
     S::GETTABLE.as_ptr()
 }
 
-unsafe extern "C" fn set_ctx_params<S: Signature>(
+pub(super) unsafe extern "C" fn set_ctx_params<S: Signature>(
     context: *mut c_void,
     params: *const c::OSSL_PARAM,
 ) -> c_int {
@@ -424,7 +430,7 @@ unsafe extern "C" fn set_ctx_params<S: Signature>(
     unsafe { boundary::on_mut(context, |context: &mut S| context.set_params(&Params::new(params))) }
 }
 
-unsafe extern "C" fn settable_ctx_params<S: Signature>(
+pub(super) unsafe extern "C" fn settable_ctx_params<S: Signature>(
     _context: *mut c_void,
     _provider: *mut c_void,
 ) -> *const c::OSSL_PARAM {
