@@ -121,27 +121,21 @@ pub(super) fn set(engine: &Engine, position: usize, value: Value) -> Result<()> 
     let result = Cell::new(Ok(()));
     engine.settings.follow(|last| {
         let last = last?;
-        let (mut config, mut level, mut wrong) = (last.config.clone(), last.level, last.wrong.clone());
-        let applied = apply(engine, position, &value, &mut config, &mut level);
-        wrong.retain(|(wrong, _)| *wrong != position);
+        let mut settings = last.unused();
+        let applied = apply(engine, position, &value, &mut settings);
+        settings.wrong.retain(|(wrong, _)| *wrong != position);
         if let Err(error) = &applied {
-            wrong.push((position, error.clone()));
+            settings.wrong.push((position, error.clone()));
         }
         result.set(applied);
         // A program may say the same again and again.
-        let same = (&config, level, &wrong) == (&last.config, last.level, &last.wrong);
-        (!same).then(|| Settings { config, level, wrong, ..Settings::default() })
+        (!settings.says_what(last)).then_some(settings)
     });
     result.into_inner()
 }
 
-fn apply(
-    engine: &Engine,
-    position: usize,
-    value: &Value,
-    config: &mut Config,
-    to: &mut Option<LevelFilter>,
-) -> Result<()> {
+fn apply(engine: &Engine, position: usize, value: &Value, settings: &mut Settings) -> Result<()> {
+    let config = &mut settings.config;
     let Some((name, _, _, effect)) = OURS.get(position) else {
         let Some(directive) = position.checked_sub(OURS.len()).and_then(|at| DIRECTIVES.get(at)) else {
             bail!(InvalidArgument, "there is no such control");
@@ -156,9 +150,9 @@ fn apply(
         // As it stands: `file:` and the like are for the directive.
         Effect::Pin => config.pin = Some(PinSpec::Value(Arc::new(Pin::new(text(name, value)?.to_vec())))),
         Effect::ForceLogin => config.login = LoginBehaviour::Always,
-        Effect::Verbose => (config.log, *to) = (Log::Stderr, Some(LevelFilter::Debug)),
+        Effect::Verbose => (config.log, settings.level) = (Log::Stderr, Some(LevelFilter::Debug)),
         Effect::Quiet => config.log = Log::Off,
-        Effect::DebugLevel => *to = Some(level(name, value)?),
+        Effect::DebugLevel => settings.level = Some(level(name, value)?),
         Effect::ReferenceByModulus => match flag(text(name, value)?) {
             Some(wanted) => engine.by_modulus.store(wanted, Ordering::Relaxed),
             None => bail!(BadDirective, "{name} must be yes or no"),
@@ -195,6 +189,16 @@ fn level(name: &str, value: &Value) -> Result<LevelFilter> {
 }
 
 impl Settings {
+    /// The same, as if nothing had been made of them.
+    fn unused(&self) -> Self {
+        let (config, wrong) = (self.config.clone(), self.wrong.clone());
+        Self { config, level: self.level, wrong, ..Self::default() }
+    }
+
+    fn says_what(&self, other: &Self) -> bool {
+        (&self.config, self.level, &self.wrong) == (&other.config, other.level, &other.wrong)
+    }
+
     /// Whether reference key files are the engine's.
     pub(super) fn take_files(&self) -> bool {
         self.config.reference_files == ReferenceFiles::Engine

@@ -16,14 +16,15 @@ mod ui;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use zeroize::Zeroizing;
 
 use super::bindings as c;
 use super::boundary;
 use super::host::Host;
+use crate::chain::Chain;
 use crate::error::{Result, bail};
 use crate::workers::Workers;
 use library::Library;
@@ -192,7 +193,7 @@ pub struct Pss {
 struct Bound<T> {
     engine: T,
     /// The ids that the engine has had, the last one now. OpenSSL keeps a pointer only, and other threads may be reading an old one.
-    ids: Mutex<Vec<CString>>,
+    ids: Chain<CString>,
     /// Whether OpenSSL has initialised it.
     in_use: AtomicBool,
     /// The UI_METHOD that a control has set, and what it is given.
@@ -212,12 +213,11 @@ impl<T> Bound<T> {
         let (Ok(id), false) = (CString::new(id), id.is_empty()) else {
             bail!(BadDirective, "the id of an engine is empty")
         };
-        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: a text that stays where it is, whatever becomes of the list, until the engine is destroyed.
+        // SAFETY: a text that stays where it is, in the list too, until the engine is destroyed.
         if unsafe { (library.functions.ENGINE_set_id)(engine, id.as_ptr()) } != 1 {
             bail!(HostUnusable, "it does not take the engine's id");
         }
-        ids.push(id);
+        self.ids.push(id);
         Ok(())
     }
 }
@@ -280,7 +280,7 @@ unsafe fn set_up<T: Engine>(
     let id = if id.is_null() { T::ID } else { unsafe { CStr::from_ptr(id) } };
     let bound = Bound {
         engine: T::new(PublicKeys(library)),
-        ids: Mutex::default(),
+        ids: Chain::new(),
         in_use: AtomicBool::new(false),
         ui: AtomicPtr::new(ptr::null_mut()),
         ui_data: AtomicPtr::new(ptr::null_mut()),
