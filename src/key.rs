@@ -5,6 +5,8 @@
 
 mod keys;
 
+use std::collections::HashSet;
+
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Reason, Result, bail};
@@ -159,17 +161,13 @@ pub fn address(object: &Object) -> String {
 
 /// The objects without the private keys that are there before under another handle: what was imported or restored twice is one key
 /// still, and whichever of them signs, it is the same signature.
-pub fn distinct(objects: Vec<Object>) -> Vec<Object> {
-    let mut distinct: Vec<Object> = Vec::with_capacity(objects.len());
-    for object in objects {
-        let again = |other: &Object| other.class == ObjectClass::PrivateKey && other.public == object.public;
-        let is_again =
-            object.class == ObjectClass::PrivateKey && object.public.is_some() && distinct.iter().any(again);
-        if !is_again {
-            distinct.push(object);
-        }
-    }
-    distinct
+pub fn distinct(mut objects: Vec<Object>) -> Vec<Object> {
+    let mut seen = HashSet::new();
+    objects.retain(|object| match &object.public {
+        Some(public) if object.class == ObjectClass::PrivateKey => seen.insert(public.clone()),
+        _ => true,
+    });
+    objects
 }
 
 /// The error for a name that is no key's.
