@@ -22,7 +22,7 @@ pub(super) enum Operation {
     Decrypt,
 }
 
-/// All that an operation needs. It needs no memory from the allocator.
+/// All that an operation needs.
 pub(super) struct Request<'a> {
     operation: Operation,
     mechanism: Mechanism,

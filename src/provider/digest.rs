@@ -38,14 +38,15 @@ impl Provider {
     /// A digest that has a size, under a property query.
     pub(super) fn choose(&self, name: &str, properties: Option<&str>) -> Result<Chosen> {
         let host = self.digest(name, properties)?;
-        if host.size() == 0 {
+        let size = host.size();
+        if size == 0 {
             bail!(DigestUnsupported, "{} has no size of its own", host.name());
         }
         let (known, name) = match Digest::called(name) {
             Some((known, name)) => (Some(known), name),
             None => (Digest::by_name(host.name()), name.to_owned().into()),
         };
-        Ok(Chosen { known: known.filter(|known| known.size == host.size()), host, name })
+        Ok(Chosen { known: known.filter(|known| known.size == size), host, name })
     }
 
     /// Fails for a digest that the configuration does not let anybody sign.
