@@ -143,7 +143,7 @@ impl AsymCipher for Cipher {
         ];
         for (name, digest) in digests {
             if let (Mode::Oaep, Some(digest)) = (self.mode, digest) {
-                params = params.text(name, &std::ffi::CString::new(digest.host.name()).unwrap_or_default());
+                params = params.string(name, digest.host.name());
             }
         }
         if self.mode == Mode::Oaep && !self.label.is_empty() {

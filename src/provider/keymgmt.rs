@@ -3,14 +3,13 @@
 mod ec;
 mod ed25519;
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::sync::Arc;
 
 use super::Provider;
 use super::generation;
 use super::key::Key;
 use crate::error::{Result, bail};
-use crate::mechanism::Digest;
 use crate::openssl::bindings as c;
 use crate::openssl::operation::Selection;
 use crate::openssl::operation::keymgmt::Keymgmt;
@@ -161,10 +160,9 @@ impl Keymgmt for RsaPss {
         let Some(restriction) = key.pss_restriction().filter(|_| selection.public()) else {
             return Ok(params);
         };
-        let text = |digest: &Digest| CString::new(digest.long_name()).unwrap_or_default();
         Ok(params
-            .text(c::OSSL_PKEY_PARAM_RSA_DIGEST, &text(restriction.digest))
-            .text(c::OSSL_PKEY_PARAM_RSA_MGF1_DIGEST, &text(restriction.mgf1))
+            .string(c::OSSL_PKEY_PARAM_RSA_DIGEST, restriction.digest.long_name())
+            .string(c::OSSL_PKEY_PARAM_RSA_MGF1_DIGEST, restriction.mgf1.long_name())
             .int(c::OSSL_PKEY_PARAM_RSA_PSS_SALTLEN, i32::try_from(restriction.salt).unwrap_or(i32::MAX)))
     }
 }

@@ -33,6 +33,12 @@ impl ParamList {
         self.add(key, Kind::Utf8, value.to_bytes_with_nul().to_vec())
     }
 
+    /// Adds text that is not a C string yet. It ends at a NUL.
+    #[must_use]
+    pub fn string(self, key: &'static CStr, value: &str) -> Self {
+        self.add(key, Kind::Utf8, [value.as_bytes(), &[0]].concat())
+    }
+
     /// Adds bytes.
     #[must_use]
     pub fn octets(self, key: &'static CStr, value: &[u8]) -> Self {

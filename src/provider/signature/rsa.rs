@@ -148,7 +148,10 @@ impl Scheme for Rsa {
         };
         match named {
             Some(name) => request.choice(c::OSSL_SIGNATURE_PARAM_PSS_SALTLEN, *salt, name),
-            None => request.choice(c::OSSL_SIGNATURE_PARAM_PSS_SALTLEN, *salt, &c_text(&salt.to_string())?),
+            None => {
+                let octets = CString::new(salt.to_string()).map_err(|_| Error::from(Reason::Internal))?;
+                request.choice(c::OSSL_SIGNATURE_PARAM_PSS_SALTLEN, *salt, &octets)
+            }
         }
     }
 
@@ -182,7 +185,7 @@ impl Scheme for Rsa {
 
     fn verify(context: &Context<Self>, value: &[u8], signature: &[u8]) -> Result<bool> {
         let key = context.key()?.rsa()?;
-        context.provider.verifier.verifies_rsa(key, &context.params()?, value, signature)
+        context.provider.verifier.verifies_rsa(key, &context.params(), value, signature)
     }
 
     fn algorithm_id(context: &Context<Self>, digest: &Chosen) -> Result<Option<Vec<u8>>> {
@@ -201,7 +204,7 @@ impl Recover for Context<Rsa> {
         if self.scheme.mode == Mode::Pss {
             bail!(PaddingUnsupported, "nothing can be recovered from PSS");
         }
-        self.provider.verifier.recovers_rsa(self.key()?.rsa()?, &self.params()?, signature)
+        self.provider.verifier.recovers_rsa(self.key()?.rsa()?, &self.params(), signature)
     }
 }
 
@@ -286,27 +289,23 @@ impl Context<Rsa> {
     }
 
     /// Padding, digests and salt, as the application's OpenSSL takes them.
-    fn params(&self) -> Result<ParamList> {
+    fn params(&self) -> ParamList {
         let Rsa { mode, mgf1, salt, .. } = &self.scheme;
         let mut params = ParamList::new();
         if let Some(digest) = &self.digest {
-            params = params.text(c::OSSL_SIGNATURE_PARAM_DIGEST, &c_text(digest.host.name())?);
+            params = params.string(c::OSSL_SIGNATURE_PARAM_DIGEST, digest.host.name());
         }
         for (_, _, name) in MODES.iter().filter(|(known, ..)| known == mode) {
             params = params.text(c::OSSL_SIGNATURE_PARAM_PAD_MODE, name);
         }
         if *mode == Mode::Pss {
-            params = params.text(c::OSSL_SIGNATURE_PARAM_PSS_SALTLEN, &c_text(&salt.to_string())?);
+            params = params.string(c::OSSL_SIGNATURE_PARAM_PSS_SALTLEN, &salt.to_string());
             if let Some(mgf1) = mgf1 {
-                params = params.text(c::OSSL_SIGNATURE_PARAM_MGF1_DIGEST, &c_text(mgf1.host.name())?);
+                params = params.string(c::OSSL_SIGNATURE_PARAM_MGF1_DIGEST, mgf1.host.name());
             }
         }
-        Ok(params)
+        params
     }
-}
-
-fn c_text(text: &str) -> Result<CString> {
-    CString::new(text).map_err(|_| Reason::Internal.into())
 }
 
 /// The padding's number or name.
