@@ -129,25 +129,19 @@ fn forks_while_threads_sign(inside: &Inside, module: &Path, forks: usize) -> (u3
 
 #[test]
 fn control_forks_while_threads_sign() {
-    scenario(
-        CLOUDHSM,
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| assert_eq!(forks_while_threads_sign(inside, Recorder::module(), soak(10, 40)), (0, 0)),
-    );
+    scenario(CLOUDHSM, one_key, |inside| {
+        assert_eq!(forks_while_threads_sign(inside, Recorder::module(), soak(10, 40)), (0, 0))
+    });
 }
 
 #[test]
 fn control_forks_while_threads_sign_on_bare_softhsm() {
-    let hsm = scenario(
-        RECORDER,
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| {
-            // SoftHSM2's own children hang or not, as it happens; its threads do not fail.
-            let (failed, lost) = forks_while_threads_sign(inside, softhsm().as_ref(), soak(5, 40));
-            std::fs::write(inside.directory.join("lost"), lost.to_string()).unwrap();
-            assert_eq!(failed, 0);
-        },
-    );
+    let hsm = scenario(RECORDER, one_key, |inside| {
+        // SoftHSM2's own children hang or not, as it happens; its threads do not fail.
+        let (failed, lost) = forks_while_threads_sign(inside, softhsm().as_ref(), soak(5, 40));
+        std::fs::write(inside.directory.join("lost"), lost.to_string()).unwrap();
+        assert_eq!(failed, 0);
+    });
     if let Some(hsm) = hsm {
         let lost = std::fs::read_to_string(hsm.token.path("lost")).unwrap();
         eprintln!("without hsmkey {lost} of {} children did not sign", soak(5, 40));

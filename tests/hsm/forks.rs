@@ -36,40 +36,24 @@ fn generations(inside: &Inside, hsm: Hsm, counted: bool) {
 
 #[test]
 fn a_childs_first_signature_costs_its_own_login_and_search() {
-    scenario(
-        CLOUDHSM,
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| generations(inside, inside.hsm(), true),
-    );
+    scenario(CLOUDHSM, one_key, |inside| generations(inside, inside.hsm(), true));
 }
 
 #[test]
 fn a_child_of_a_module_that_hangs_unless_it_is_initialised_signs() {
     let settings = format!("{CLOUDHSM}fork = hang\n");
-    scenario(
-        &settings,
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| generations(inside, inside.hsm(), true),
-    );
+    scenario(&settings, one_key, |inside| generations(inside, inside.hsm(), true));
 }
 
 #[test]
 fn a_child_of_a_module_that_says_it_is_initialised_already_finalises_it_once() {
     let settings = format!("{CLOUDHSM}fork = already-initialized\n");
-    scenario(
-        &settings,
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| generations(inside, inside.hsm(), true),
-    );
+    scenario(&settings, one_key, |inside| generations(inside, inside.hsm(), true));
 }
 
 #[test]
 fn children_on_bare_softhsm_sign() {
-    scenario(
-        RECORDER,
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| generations(inside, inside.bare(), false),
-    );
+    scenario(RECORDER, one_key, |inside| generations(inside, inside.bare(), false));
 }
 
 /// Forks while eight threads sign; every child signs.
@@ -105,83 +89,60 @@ fn forks_while_threads_sign(inside: &Inside, hsm: Hsm) {
 
 #[test]
 fn forks_while_threads_sign_hang_and_fail_nowhere() {
-    scenario(
-        CLOUDHSM,
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| forks_while_threads_sign(inside, inside.hsm()),
-    );
+    scenario(CLOUDHSM, one_key, |inside| forks_while_threads_sign(inside, inside.hsm()));
 }
 
 #[test]
 fn forks_while_threads_sign_on_bare_softhsm_hang_and_fail_nowhere() {
-    scenario(
-        RECORDER,
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| forks_while_threads_sign(inside, inside.bare()),
-    );
+    scenario(RECORDER, one_key, |inside| forks_while_threads_sign(inside, inside.bare()));
 }
 
 #[test]
 fn a_call_that_does_not_return_delays_a_fork_by_half_a_second() {
-    scenario(
-        &format!("{CLOUDHSM}fork_gate = off\n"),
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| {
-            let public = inside.public("signing");
-            let key = inside.hsm().key(with_public(labelled("signing"), &public), inside.auth());
-            inside.signs(&key, &public, DATA);
-            inside.control("block on=C_Sign once ms=3s");
-            thread::scope(|scope| {
-                scope.spawn(|| inside.signs(&key, &public, DATA));
-                thread::sleep(Duration::from_millis(200));
-                let start = std::time::Instant::now();
-                let child = spawn_child(|| ());
-                let took = start.elapsed();
-                assert!(took > Duration::from_millis(450) && took < Duration::from_secs(2), "{took:?}");
-                assert!(reap(child, LIMIT));
-            });
-        },
-    );
+    scenario(&format!("{CLOUDHSM}fork_gate = off\n"), one_key, |inside| {
+        let public = inside.public("signing");
+        let key = inside.hsm().key(with_public(labelled("signing"), &public), inside.auth());
+        inside.signs(&key, &public, DATA);
+        inside.control("block on=C_Sign once ms=3s");
+        thread::scope(|scope| {
+            scope.spawn(|| inside.signs(&key, &public, DATA));
+            thread::sleep(Duration::from_millis(200));
+            let start = std::time::Instant::now();
+            let child = spawn_child(|| ());
+            let took = start.elapsed();
+            assert!(took > Duration::from_millis(450) && took < Duration::from_secs(2), "{took:?}");
+            assert!(reap(child, LIMIT));
+        });
+    });
 }
 
 #[test]
 fn a_child_that_starts_while_all_is_lost_waits_like_its_parent() {
-    scenario(
-        CLOUDHSM,
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| {
-            let public = inside.public("signing");
-            let key = inside.hsm().key(with_public(labelled("signing"), &public), inside.auth());
-            inside.signs(&key, &public, DATA);
-            inside.control("all-lost ms=2s");
-            assert!(in_child(LIMIT, || inside.signs(&key, &public, DATA)));
-            inside.signs(&key, &public, DATA);
-        },
-    );
+    scenario(CLOUDHSM, one_key, |inside| {
+        let public = inside.public("signing");
+        let key = inside.hsm().key(with_public(labelled("signing"), &public), inside.auth());
+        inside.signs(&key, &public, DATA);
+        inside.control("all-lost ms=2s");
+        assert!(in_child(LIMIT, || inside.signs(&key, &public, DATA)));
+        inside.signs(&key, &public, DATA);
+    });
 }
 
 #[test]
 fn what_a_parent_has_found_is_found_again_by_its_child() {
-    scenario(
-        CLOUDHSM,
-        |hsm| {
-            hsm.import_rsa(2048, "signing");
-            hsm.import_rsa(2048, "other");
-        },
-        |inside| {
-            let (hsm, auth) = (inside.hsm(), inside.auth());
-            let found = hsm.list(&labelled("signing"), &auth).unwrap();
-            let child = in_child(LIMIT, || {
-                // The child is where its parent was: initialised once, logged in once.
-                let other = hsm.key(labelled("other"), auth.clone());
-                inside.signs(&other, &inside.public("other"), DATA);
-                let key = found[0].private_key().unwrap();
-                inside.signs(&key, &inside.public("signing"), DATA);
-                let errors = ["C_SignInit", "C_Sign", "C_FindObjectsInit", "C_CloseSession"];
-                assert_eq!(errors.map(|name| inside.count(&format!("errors.{name}"))), [0; 4]);
-                assert_eq!(inside.count("calls.C_OpenSession"), 1);
-            });
-            assert!(child);
-        },
-    );
+    scenario(CLOUDHSM, two_keys, |inside| {
+        let (hsm, auth) = (inside.hsm(), inside.auth());
+        let found = hsm.list(&labelled("signing"), &auth).unwrap();
+        let child = in_child(LIMIT, || {
+            // The child is where its parent was: initialised once, logged in once.
+            let other = hsm.key(labelled("other"), auth.clone());
+            inside.signs(&other, &inside.public("other"), DATA);
+            let key = found[0].private_key().unwrap();
+            inside.signs(&key, &inside.public("signing"), DATA);
+            let errors = ["C_SignInit", "C_Sign", "C_FindObjectsInit", "C_CloseSession"];
+            assert_eq!(errors.map(|name| inside.count(&format!("errors.{name}"))), [0; 4]);
+            assert_eq!(inside.count("calls.C_OpenSession"), 1);
+        });
+        assert!(child);
+    });
 }

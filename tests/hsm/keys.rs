@@ -47,27 +47,20 @@ fn the_public_half_tells_keys_of_one_label_apart() {
 
 #[test]
 fn a_key_that_was_replaced_is_noticed_and_one_that_is_missing_is_named() {
-    scenario(
-        CLOUDHSM,
-        |hsm| {
-            hsm.import_rsa(2048, "signing");
-            hsm.import_rsa(2048, "other");
-        },
-        |inside| {
-            let (hsm, auth) = (inside.hsm(), inside.auth());
-            let swapped = with_public(labelled("signing"), &inside.public("other"));
-            let error = sign(&hsm.key(swapped, auth.clone()), b"x").unwrap_err();
-            assert_eq!(error.reason(), Reason::KeyMismatch, "{error}");
-            let error = sign(&hsm.key(labelled("nobody"), auth.clone()), b"x").unwrap_err();
-            assert_eq!(error.reason(), Reason::KeyNotFound, "{error}");
-            let missing = with_public(labelled("nobody"), &inside.public("other"));
-            let error = sign(&hsm.key(missing, auth.clone()), b"x").unwrap_err();
-            assert_eq!(error.reason(), Reason::KeyNotFound, "{error}");
-            assert!(hsm.list(&labelled("nobody"), &auth).unwrap().is_empty());
-            let unnamed = with_public(Query::default(), &inside.public("other"));
-            inside.signs(&hsm.key(unnamed, auth), &inside.public("other"), b"digest info");
-        },
-    );
+    scenario(CLOUDHSM, two_keys, |inside| {
+        let (hsm, auth) = (inside.hsm(), inside.auth());
+        let swapped = with_public(labelled("signing"), &inside.public("other"));
+        let error = sign(&hsm.key(swapped, auth.clone()), b"x").unwrap_err();
+        assert_eq!(error.reason(), Reason::KeyMismatch, "{error}");
+        let error = sign(&hsm.key(labelled("nobody"), auth.clone()), b"x").unwrap_err();
+        assert_eq!(error.reason(), Reason::KeyNotFound, "{error}");
+        let missing = with_public(labelled("nobody"), &inside.public("other"));
+        let error = sign(&hsm.key(missing, auth.clone()), b"x").unwrap_err();
+        assert_eq!(error.reason(), Reason::KeyNotFound, "{error}");
+        assert!(hsm.list(&labelled("nobody"), &auth).unwrap().is_empty());
+        let unnamed = with_public(Query::default(), &inside.public("other"));
+        inside.signs(&hsm.key(unnamed, auth), &inside.public("other"), b"digest info");
+    });
 }
 
 #[test]
@@ -107,35 +100,30 @@ fn a_listing_shows_every_object_with_its_public_half() {
 
 #[test]
 fn pss_and_no_padding_reach_the_token_as_they_are() {
-    scenario(
-        CLOUDHSM,
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| {
-            let key = inside.hsm().key(labelled("signing"), inside.auth());
-            let public = inside.public("signing");
-            let pss = Mechanism::RsaPss { hash: HashKind::Sha256, mgf: HashKind::Sha256, salt_length: 32 };
-            let digest = openssl::sha::sha256(b"message");
-            let mut output = [0; 256];
-            assert_eq!(key.sign(&pss, &digest, &mut output), Ok(256));
-            let digest = openssl::hash::MessageDigest::sha256();
-            let mut verifier = openssl::sign::Verifier::new(digest, &public).unwrap();
-            verifier.set_rsa_padding(openssl::rsa::Padding::PKCS1_PSS).unwrap();
-            verifier.update(b"message").unwrap();
-            assert!(verifier.verify(&output).unwrap());
+    scenario(CLOUDHSM, one_key, |inside| {
+        let (key, public) = inside.signing();
+        let pss = Mechanism::RsaPss { hash: HashKind::Sha256, mgf: HashKind::Sha256, salt_length: 32 };
+        let digest = openssl::sha::sha256(b"message");
+        let mut output = [0; 256];
+        assert_eq!(key.sign(&pss, &digest, &mut output), Ok(256));
+        let digest = openssl::hash::MessageDigest::sha256();
+        let mut verifier = openssl::sign::Verifier::new(digest, &public).unwrap();
+        verifier.set_rsa_padding(openssl::rsa::Padding::PKCS1_PSS).unwrap();
+        verifier.update(b"message").unwrap();
+        assert!(verifier.verify(&output).unwrap());
 
-            let block = [&[0, 1][..], &[0xff; 253], &[0]].concat();
-            assert_eq!(key.sign(&Mechanism::RsaX509, &block, &mut output), Ok(256));
-            let mut plain = [0; 256];
-            public.rsa().unwrap().public_decrypt(&output, &mut plain, openssl::rsa::Padding::NONE).unwrap();
-            assert_eq!(plain[..], block);
+        let block = [&[0, 1][..], &[0xff; 253], &[0]].concat();
+        assert_eq!(key.sign(&Mechanism::RsaX509, &block, &mut output), Ok(256));
+        let mut plain = [0; 256];
+        public.rsa().unwrap().public_decrypt(&output, &mut plain, openssl::rsa::Padding::NONE).unwrap();
+        assert_eq!(plain[..], block);
 
-            let unknown = Mechanism::RsaPss { hash: HashKind::Md4, mgf: HashKind::Md4, salt_length: 16 };
-            let error = key.sign(&unknown, &[0; 16], &mut output).unwrap_err();
-            assert_eq!(error.reason(), Reason::MechanismUnsupported);
-            let error = key.sign(&Mechanism::RsaPkcs, &[0; 250], &mut output).unwrap_err();
-            assert_eq!(error.reason(), Reason::DataLength, "{error}");
-        },
-    );
+        let unknown = Mechanism::RsaPss { hash: HashKind::Md4, mgf: HashKind::Md4, salt_length: 16 };
+        let error = key.sign(&unknown, &[0; 16], &mut output).unwrap_err();
+        assert_eq!(error.reason(), Reason::MechanismUnsupported);
+        let error = key.sign(&Mechanism::RsaPkcs, &[0; 250], &mut output).unwrap_err();
+        assert_eq!(error.reason(), Reason::DataLength, "{error}");
+    });
 }
 
 #[test]

@@ -56,20 +56,16 @@ fn a_client_that_is_not_configured_is_named_soon() {
 
 #[test]
 fn a_module_that_was_started_with_other_arguments_says_so() {
-    scenario(
-        CLOUDHSM,
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| {
-            let with = |text: Option<&std::ffi::CStr>| {
-                let hsm = Hsm::new(Settings { init_args: text.map(Into::into), ..inside.settings() });
-                sign(&hsm.key(labelled("signing"), inside.auth()), b"digest info").map(drop)
-            };
-            assert_eq!(with(None), Ok(()));
-            let error = with(Some(c"two")).unwrap_err();
-            assert_eq!(error.reason(), Reason::BadDirective, "{error}");
-            assert!(error.detail().contains("pkcs11-module-init-args"), "{error}");
-            // Who says nothing takes it as it is.
-            assert_eq!(with(None), Ok(()));
-        },
-    );
+    scenario(CLOUDHSM, one_key, |inside| {
+        let with = |text: Option<&std::ffi::CStr>| {
+            let hsm = Hsm::new(Settings { init_args: text.map(Into::into), ..inside.settings() });
+            sign(&hsm.key(labelled("signing"), inside.auth()), b"digest info").map(drop)
+        };
+        assert_eq!(with(None), Ok(()));
+        let error = with(Some(c"two")).unwrap_err();
+        assert_eq!(error.reason(), Reason::BadDirective, "{error}");
+        assert!(error.detail().contains("pkcs11-module-init-args"), "{error}");
+        // Who says nothing takes it as it is.
+        assert_eq!(with(None), Ok(()));
+    });
 }

@@ -69,6 +69,17 @@ pub fn scenario<F: FnOnce(&Inside)>(
     Some(hsm)
 }
 
+/// Imports the key `signing`.
+pub fn one_key(hsm: &support::Hsm) {
+    hsm.import_rsa(2048, "signing");
+}
+
+/// The same, and another one.
+pub fn two_keys(hsm: &support::Hsm) {
+    one_key(hsm);
+    hsm.import_rsa(2048, "other");
+}
+
 impl Inside {
     /// Settings for the stand-in.
     pub fn settings(&self) -> Settings {
@@ -91,6 +102,11 @@ impl Inside {
     /// SoftHSM2 without anything in front.
     pub fn bare(&self) -> Hsm {
         Hsm::new(Settings { module: softhsm().into(), ..self.settings() })
+    }
+
+    /// The key of [`one_key`] in the stand-in, and its public half.
+    pub fn signing(&self) -> (PrivateKey, PKey<Public>) {
+        (self.hsm().key(labelled("signing"), self.auth()), self.public("signing"))
     }
 
     /// The PIN in the token's PIN file.

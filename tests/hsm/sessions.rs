@@ -27,125 +27,93 @@ fn many_threads(inside: &Inside, hsm: &Hsm) {
 
 #[test]
 fn sixty_four_threads_wait_for_the_four_sessions_that_the_hsm_allows() {
-    scenario(
-        &format!("{CLOUDHSM}sessions = 4\n"),
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| {
-            many_threads(inside, &inside.hsm());
-            let opened = inside.count("calls.C_OpenSession");
-            assert!(opened < 130, "{opened} C_OpenSession");
-        },
-    );
+    scenario(&format!("{CLOUDHSM}sessions = 4\n"), one_key, |inside| {
+        many_threads(inside, &inside.hsm());
+        let opened = inside.count("calls.C_OpenSession");
+        assert!(opened < 130, "{opened} C_OpenSession");
+    });
 }
 
 #[test]
 fn sixty_four_threads_open_a_session_each_and_keep_it() {
-    scenario(
-        CLOUDHSM,
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| {
-            let hsm = inside.hsm();
-            many_threads(inside, &hsm);
-            many_threads(inside, &hsm);
-            let opened = inside.count("calls.C_OpenSession");
-            assert!(opened <= 64, "{opened} C_OpenSession");
-            assert_eq!(inside.count("calls.C_CloseSession"), 0);
-        },
-    );
+    scenario(CLOUDHSM, one_key, |inside| {
+        let hsm = inside.hsm();
+        many_threads(inside, &hsm);
+        many_threads(inside, &hsm);
+        let opened = inside.count("calls.C_OpenSession");
+        assert!(opened <= 64, "{opened} C_OpenSession");
+        assert_eq!(inside.count("calls.C_CloseSession"), 0);
+    });
 }
 
 #[test]
 fn a_session_limit_is_known_by_whatever_code() {
-    scenario(
-        &format!("{CLOUDHSM}sessions = 4\nsessions_code = 0x7\n"),
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| many_threads(inside, &inside.hsm()),
-    );
+    scenario(&format!("{CLOUDHSM}sessions = 4\nsessions_code = 0x7\n"), one_key, |inside| {
+        many_threads(inside, &inside.hsm())
+    });
 }
 
 #[test]
 fn the_directive_limits_the_sessions_and_they_are_opened_once() {
-    scenario(
-        CLOUDHSM,
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| {
-            many_threads(inside, &Hsm::new(Settings { max_sessions: 3, ..inside.settings() }));
-            assert!(inside.count("calls.C_OpenSession") <= 3);
-            assert_eq!(inside.count("calls.C_CloseSession"), 0);
-        },
-    );
+    scenario(CLOUDHSM, one_key, |inside| {
+        many_threads(inside, &Hsm::new(Settings { max_sessions: 3, ..inside.settings() }));
+        assert!(inside.count("calls.C_OpenSession") <= 3);
+        assert_eq!(inside.count("calls.C_CloseSession"), 0);
+    });
 }
 
 #[test]
 fn no_free_session_in_time_names_the_directive_to_raise() {
-    scenario(
-        CLOUDHSM,
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| {
-            let public = inside.public("signing");
-            let retry_time = Duration::from_millis(300);
-            let hsm = Hsm::new(Settings { max_sessions: 1, retry_time, ..inside.settings() });
-            let key = hsm.key(labelled("signing"), inside.auth());
-            inside.signs(&key, &public, DATA);
-            inside.control("block on=C_Sign once ms=1s");
-            thread::scope(|scope| {
-                scope.spawn(|| inside.signs(&key, &public, DATA));
-                thread::sleep(Duration::from_millis(100));
-                let error = sign(&key, DATA).unwrap_err();
-                assert_eq!(error.reason(), Reason::SessionsExhausted, "{error}");
-                assert!(error.detail().contains("hsmkey-max-sessions"), "{error}");
-            });
-            inside.signs(&key, &public, DATA);
-        },
-    );
+    scenario(CLOUDHSM, one_key, |inside| {
+        let public = inside.public("signing");
+        let retry_time = Duration::from_millis(300);
+        let hsm = Hsm::new(Settings { max_sessions: 1, retry_time, ..inside.settings() });
+        let key = hsm.key(labelled("signing"), inside.auth());
+        inside.signs(&key, &public, DATA);
+        inside.control("block on=C_Sign once ms=1s");
+        thread::scope(|scope| {
+            scope.spawn(|| inside.signs(&key, &public, DATA));
+            thread::sleep(Duration::from_millis(100));
+            let error = sign(&key, DATA).unwrap_err();
+            assert_eq!(error.reason(), Reason::SessionsExhausted, "{error}");
+            assert!(error.detail().contains("hsmkey-max-sessions"), "{error}");
+        });
+        inside.signs(&key, &public, DATA);
+    });
 }
 
 #[test]
 fn sessions_that_failed_do_not_pile_up() {
-    scenario(
-        &format!("{CLOUDHSM}sessions = 4\n"),
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| {
-            let public = inside.public("signing");
-            let key = inside.hsm().key(labelled("signing"), inside.auth());
+    scenario(&format!("{CLOUDHSM}sessions = 4\n"), one_key, |inside| {
+        let (key, public) = inside.signing();
+        inside.signs(&key, &public, DATA);
+        for _ in 0..20 {
+            inside.control("error on=C_Sign once code=0x6");
             inside.signs(&key, &public, DATA);
-            for _ in 0..20 {
-                inside.control("error on=C_Sign once code=0x6");
-                inside.signs(&key, &public, DATA);
-            }
-            assert_eq!(inside.count("calls.C_Login"), 1);
-        },
-    );
+        }
+        assert_eq!(inside.count("calls.C_Login"), 1);
+    });
 }
 
 #[test]
 fn a_module_that_cannot_lock_is_driven_one_call_at_a_time() {
-    scenario(
-        &format!("{CLOUDHSM}cant_lock = on\n"),
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| {
-            let public = inside.public("signing");
-            let key = inside.hsm().key(labelled("signing"), inside.auth());
-            thread::scope(|scope| {
-                for _ in 0..8 {
-                    scope.spawn(|| (0..10).for_each(|_| inside.signs(&key, &public, DATA)));
-                }
-            });
-            assert_eq!((inside.count("module_violations"), inside.count("in_flight_max")), (0, 1));
-            assert_eq!(inside.count("calls.C_Initialize"), 2);
-        },
-    );
+    scenario(&format!("{CLOUDHSM}cant_lock = on\n"), one_key, |inside| {
+        let (key, public) = inside.signing();
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..10).for_each(|_| inside.signs(&key, &public, DATA)));
+            }
+        });
+        assert_eq!((inside.count("module_violations"), inside.count("in_flight_max")), (0, 1));
+        assert_eq!(inside.count("calls.C_Initialize"), 2);
+    });
 }
 
 #[test]
 fn threads_that_start_together_wait_for_each_other_where_nothing_is_to_be_repeated() {
-    scenario(
-        &format!("{CLOUDHSM}latency_login = 300ms\n"),
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| {
-            many_threads(inside, &Hsm::new(Settings { retry_time: Duration::ZERO, ..inside.settings() }))
-        },
-    );
+    scenario(&format!("{CLOUDHSM}latency_login = 300ms\n"), one_key, |inside| {
+        many_threads(inside, &Hsm::new(Settings { retry_time: Duration::ZERO, ..inside.settings() }))
+    });
 }
 
 /// Resident memory in KiB.
@@ -157,66 +125,54 @@ fn resident() -> u64 {
 
 #[test]
 fn signatures_and_configurations_that_come_and_go_leave_nothing_behind() {
-    scenario(
-        &format!("{CLOUDHSM}signer = null\n"),
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| {
-            let cycle = || {
-                let key = inside.hsm().key(labelled("signing"), inside.auth());
-                (0..10).for_each(|_| drop(sign(&key, DATA).unwrap()));
-            };
-            (0..soak(200, 1000)).for_each(|_| cycle());
-            let before = resident();
-            (0..soak(1000, 10_000)).for_each(|_| cycle());
-            let grown = resident().saturating_sub(before);
-            assert!(grown < 1024, "{grown} KiB more");
-            assert_eq!((inside.count("calls.C_Initialize"), inside.count("calls.C_OpenSession")), (1, 1));
-        },
-    );
+    scenario(&format!("{CLOUDHSM}signer = null\n"), one_key, |inside| {
+        let cycle = || {
+            let (key, _) = inside.signing();
+            (0..10).for_each(|_| drop(sign(&key, DATA).unwrap()));
+        };
+        (0..soak(200, 1000)).for_each(|_| cycle());
+        let before = resident();
+        (0..soak(1000, 10_000)).for_each(|_| cycle());
+        let grown = resident().saturating_sub(before);
+        assert!(grown < 1024, "{grown} KiB more");
+        assert_eq!((inside.count("calls.C_Initialize"), inside.count("calls.C_OpenSession")), (1, 1));
+    });
 }
 
 #[test]
 fn a_session_in_which_a_key_could_not_be_made_is_not_used_again() {
-    scenario(
-        CLOUDHSM,
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| {
-            let (hsm, auth) = (inside.hsm(), inside.auth());
-            let key = hsm.key(labelled("signing"), auth.clone());
+    scenario(CLOUDHSM, one_key, |inside| {
+        let (hsm, auth) = (inside.hsm(), inside.auth());
+        let key = hsm.key(labelled("signing"), auth.clone());
+        inside.signs(&key, &inside.public("signing"), DATA);
+        let new = NewKey {
+            token: TokenAttributes::default(),
+            label: "new".into(),
+            id: Vec::new(),
+            kind: NewKeyKind::Rsa { bits: 2048, exponent: vec![1, 0, 1], pss_only: false },
+            usage: Usage { sign: true, ..Usage::default() },
+            extractable: false,
+        };
+        for call in ["C_GenerateKeyPair", "C_GetAttributeValue"] {
+            let before = inside.count("calls.C_OpenSession");
+            inside.control(&format!("error on={call} once code=0x5"));
+            assert!(hsm.generate(&new, &auth).is_err());
             inside.signs(&key, &inside.public("signing"), DATA);
-            let new = NewKey {
-                token: TokenAttributes::default(),
-                label: "new".into(),
-                id: Vec::new(),
-                kind: NewKeyKind::Rsa { bits: 2048, exponent: vec![1, 0, 1], pss_only: false },
-                usage: Usage { sign: true, ..Usage::default() },
-                extractable: false,
-            };
-            for call in ["C_GenerateKeyPair", "C_GetAttributeValue"] {
-                let before = inside.count("calls.C_OpenSession");
-                inside.control(&format!("error on={call} once code=0x5"));
-                assert!(hsm.generate(&new, &auth).is_err());
-                inside.signs(&key, &inside.public("signing"), DATA);
-                assert_eq!(inside.count("calls.C_OpenSession") - before, 1, "{call}");
-                assert_eq!(inside.count("calls.C_CloseSession"), inside.count("calls.C_OpenSession") - 1);
-            }
-        },
-    );
+            assert_eq!(inside.count("calls.C_OpenSession") - before, 1, "{call}");
+            assert_eq!(inside.count("calls.C_CloseSession"), inside.count("calls.C_OpenSession") - 1);
+        }
+    });
 }
 
 #[test]
 fn a_session_whose_answer_is_impossible_is_not_used_again() {
-    scenario(
-        &format!("{CLOUDHSM}signer = empty\n"),
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| {
-            let key = inside.hsm().key(labelled("signing"), inside.auth());
-            for opened in [1, 2] {
-                assert_eq!(sign(&key, DATA).unwrap_err().reason(), Reason::HsmCall);
-                assert_eq!(inside.count("calls.C_OpenSession"), opened);
-            }
-        },
-    );
+    scenario(&format!("{CLOUDHSM}signer = empty\n"), one_key, |inside| {
+        let (key, _) = inside.signing();
+        for opened in [1, 2] {
+            assert_eq!(sign(&key, DATA).unwrap_err().reason(), Reason::HsmCall);
+            assert_eq!(inside.count("calls.C_OpenSession"), opened);
+        }
+    });
 }
 
 /// A key of a token that is no CloudHSM, as far as its module's name and its own say.
@@ -228,47 +184,38 @@ fn elsewhere(inside: &Inside) -> PrivateKey {
 
 #[test]
 fn a_session_is_kept_after_an_answer_that_is_about_the_data_or_the_key() {
-    scenario(
-        &format!("{CLOUDHSM}label = test\n"),
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| {
-            let (key, public) = (elsewhere(inside), inside.public("signing"));
+    scenario(&format!("{CLOUDHSM}label = test\n"), one_key, |inside| {
+        let (key, public) = (elsewhere(inside), inside.public("signing"));
+        inside.signs(&key, &public, DATA);
+        for code in ["0x40", "0x41"] {
+            inside.control(&format!("error on=C_Decrypt once code={code}"));
+            let error = key.decrypt(&Mechanism::RsaPkcs, &[7; 256], &mut [0; 256]).unwrap_err();
+            assert_eq!(error.reason(), Reason::Decryption);
             inside.signs(&key, &public, DATA);
-            for code in ["0x40", "0x41"] {
-                inside.control(&format!("error on=C_Decrypt once code={code}"));
-                let error = key.decrypt(&Mechanism::RsaPkcs, &[7; 256], &mut [0; 256]).unwrap_err();
-                assert_eq!(error.reason(), Reason::Decryption);
-                inside.signs(&key, &public, DATA);
-            }
-            for (call, code) in [("C_SignInit", "0x68"), ("C_SignInit", "0x70"), ("C_Sign", "0x21")] {
-                inside.control(&format!("error on={call} once code={code}"));
-                assert!(sign(&key, DATA).is_err());
-                inside.signs(&key, &public, DATA);
-            }
-            assert_eq!((inside.count("calls.C_OpenSession"), inside.count("calls.C_CloseSession")), (1, 0));
-            // Where an operation is still there all the same, the session is let go, and nothing is lost.
-            inside.control("error on=C_Decrypt once code=0x40");
-            assert!(key.decrypt(&Mechanism::RsaPkcs, &[7; 256], &mut [0; 256]).is_err());
-            inside.control("error on=C_SignInit once code=0x90");
+        }
+        for (call, code) in [("C_SignInit", "0x68"), ("C_SignInit", "0x70"), ("C_Sign", "0x21")] {
+            inside.control(&format!("error on={call} once code={code}"));
+            assert!(sign(&key, DATA).is_err());
             inside.signs(&key, &public, DATA);
-            assert_eq!(inside.count("calls.C_OpenSession"), 2);
-        },
-    );
+        }
+        assert_eq!((inside.count("calls.C_OpenSession"), inside.count("calls.C_CloseSession")), (1, 0));
+        // Where an operation is still there all the same, the session is let go, and nothing is lost.
+        inside.control("error on=C_Decrypt once code=0x40");
+        assert!(key.decrypt(&Mechanism::RsaPkcs, &[7; 256], &mut [0; 256]).is_err());
+        inside.control("error on=C_SignInit once code=0x90");
+        inside.signs(&key, &public, DATA);
+        assert_eq!(inside.count("calls.C_OpenSession"), 2);
+    });
 }
 
 #[test]
 fn a_cloudhsm_does_not_get_a_session_back_in_the_middle_of_whose_operation_it_failed() {
-    scenario(
-        CLOUDHSM,
-        |hsm| drop(hsm.import_rsa(2048, "signing")),
-        |inside| {
-            let (key, public) =
-                (inside.hsm().key(labelled("signing"), inside.auth()), inside.public("signing"));
-            inside.signs(&key, &public, DATA);
-            inside.control("error on=C_Decrypt once code=0x40");
-            assert!(key.decrypt(&Mechanism::RsaPkcs, &[7; 256], &mut [0; 256]).is_err());
-            inside.signs(&key, &public, DATA);
-            assert_eq!(inside.count("calls.C_OpenSession"), 2);
-        },
-    );
+    scenario(CLOUDHSM, one_key, |inside| {
+        let (key, public) = (inside.hsm().key(labelled("signing"), inside.auth()), inside.public("signing"));
+        inside.signs(&key, &public, DATA);
+        inside.control("error on=C_Decrypt once code=0x40");
+        assert!(key.decrypt(&Mechanism::RsaPkcs, &[7; 256], &mut [0; 256]).is_err());
+        inside.signs(&key, &public, DATA);
+        assert_eq!(inside.count("calls.C_OpenSession"), 2);
+    });
 }

@@ -6,84 +6,69 @@ use hsmkey::error::Reason;
 use hsmkey::hsm::{Hsm, Settings};
 
 use crate::scenario::*;
+use crate::support;
 
 const DATA: &[u8] = b"digest info";
 
+fn a_second_token(hsm: &support::Hsm) {
+    one_key(hsm);
+    hsm.token.initialise("second", &hsm.token.pin);
+}
+
 #[test]
 fn a_slot_that_does_not_answer_hides_no_other() {
-    scenario(
-        &format!("{CLOUDHSM}token = second,test\nlabel = other,hsm1\n"),
-        |hsm| {
-            hsm.import_rsa(2048, "signing");
-            hsm.token.initialise("second", &hsm.token.pin);
-        },
-        |inside| {
-            let auth = inside.auth();
-            let hsm = Hsm::new(Settings { retry_time: Duration::from_millis(500), ..inside.settings() });
-            for code in ["0x30", "0xe0", "0xe1"] {
-                inside.control(&format!("error on=C_GetTokenInfo slot=1 until-cleared code={code}"));
-                let found = hsm.list(&in_token("signing", "hsm1"), &auth).unwrap();
-                assert_eq!(found.len(), 1);
-                let key = hsm.key(in_token("signing", "hsm1"), auth.clone());
-                inside.signs(&key, &inside.public("signing"), DATA);
-                // It may be the one that has what is not found, unless it says that it has nothing.
-                let or_unavailable =
-                    |reason: Reason| if code == "0x30" { Reason::HsmUnavailable } else { reason };
-                let error = sign(&hsm.key(in_token("missing", "hsm1"), auth.clone()), b"x").unwrap_err();
-                assert_eq!(error.reason(), or_unavailable(Reason::KeyNotFound), "{error}");
-                let error = sign(&hsm.key(in_token("signing", "nowhere"), auth.clone()), b"x").unwrap_err();
-                assert_eq!(error.reason(), or_unavailable(Reason::TokenNotFound), "{error}");
-            }
-        },
-    );
+    scenario(&format!("{CLOUDHSM}token = second,test\nlabel = other,hsm1\n"), a_second_token, |inside| {
+        let auth = inside.auth();
+        let hsm = Hsm::new(Settings { retry_time: Duration::from_millis(500), ..inside.settings() });
+        for code in ["0x30", "0xe0", "0xe1"] {
+            inside.control(&format!("error on=C_GetTokenInfo slot=1 until-cleared code={code}"));
+            let found = hsm.list(&in_token("signing", "hsm1"), &auth).unwrap();
+            assert_eq!(found.len(), 1);
+            let key = hsm.key(in_token("signing", "hsm1"), auth.clone());
+            inside.signs(&key, &inside.public("signing"), DATA);
+            // It may be the one that has what is not found, unless it says that it has nothing.
+            let or_unavailable =
+                |reason: Reason| if code == "0x30" { Reason::HsmUnavailable } else { reason };
+            let error = sign(&hsm.key(in_token("missing", "hsm1"), auth.clone()), b"x").unwrap_err();
+            assert_eq!(error.reason(), or_unavailable(Reason::KeyNotFound), "{error}");
+            let error = sign(&hsm.key(in_token("signing", "nowhere"), auth.clone()), b"x").unwrap_err();
+            assert_eq!(error.reason(), or_unavailable(Reason::TokenNotFound), "{error}");
+        }
+    });
 }
 
 #[test]
 fn a_slot_that_does_not_answer_may_have_the_token_that_is_meant_by_no_name() {
-    scenario(
-        &format!("{CLOUDHSM}token = second,test\nlabel = other,hsm1\n"),
-        |hsm| {
-            hsm.import_rsa(2048, "signing");
-            hsm.token.initialise("second", &hsm.token.pin);
-        },
-        |inside| {
-            let hsm = Hsm::new(Settings { retry_time: Duration::ZERO, ..inside.settings() });
-            let sign_in = |code: &str| {
-                inside.control(&format!("error on=C_GetTokenInfo slot=1 until-cleared code={code}"));
-                sign(&hsm.key(labelled("signing"), inside.auth()), DATA)
-            };
-            assert_eq!(sign_in("0x30").unwrap_err().reason(), Reason::HsmUnavailable);
-            assert_eq!(inside.count("calls.C_Login"), 0);
-            // There is no token in it that could be meant.
-            for code in ["0xe0", "0xe1"] {
-                verify(&inside.public("signing"), DATA, &sign_in(code).unwrap());
-            }
-        },
-    );
+    scenario(&format!("{CLOUDHSM}token = second,test\nlabel = other,hsm1\n"), a_second_token, |inside| {
+        let hsm = Hsm::new(Settings { retry_time: Duration::ZERO, ..inside.settings() });
+        let sign_in = |code: &str| {
+            inside.control(&format!("error on=C_GetTokenInfo slot=1 until-cleared code={code}"));
+            sign(&hsm.key(labelled("signing"), inside.auth()), DATA)
+        };
+        assert_eq!(sign_in("0x30").unwrap_err().reason(), Reason::HsmUnavailable);
+        assert_eq!(inside.count("calls.C_Login"), 0);
+        // There is no token in it that could be meant.
+        for code in ["0xe0", "0xe1"] {
+            verify(&inside.public("signing"), DATA, &sign_in(code).unwrap());
+        }
+    });
 }
 
 #[test]
 fn a_pin_is_not_sent_to_a_token_that_took_the_place_of_the_one_that_was_named() {
-    scenario(
-        CLOUDHSM,
-        |hsm| {
-            hsm.import_rsa(2048, "signing");
-            hsm.import_rsa(2048, "other");
-        },
-        |inside| {
-            let (hsm, auth) = (inside.hsm(), inside.auth());
-            let key = hsm.key(in_token("signing", "hsm1"), auth.clone());
-            inside.signs(&key, &inside.public("signing"), DATA);
-            inside.control("token-changed now");
-            let other = hsm.key(in_token("other", "hsm1"), auth);
-            for key in [&key, &other] {
-                assert_eq!(sign(key, DATA).unwrap_err().reason(), Reason::TokenNotFound);
-            }
-            assert_eq!(inside.count("calls.C_Login"), 1);
-            // It is back.
-            inside.control("token-changed now slot=1");
-            inside.signs(&key, &inside.public("signing"), DATA);
-            assert_eq!(inside.count("login_ok"), 2);
-        },
-    );
+    scenario(CLOUDHSM, two_keys, |inside| {
+        let (hsm, auth) = (inside.hsm(), inside.auth());
+        let key = hsm.key(in_token("signing", "hsm1"), auth.clone());
+        inside.signs(&key, &inside.public("signing"), DATA);
+        inside.control("token-changed now");
+        let other = hsm.key(in_token("other", "hsm1"), auth);
+        for key in [&key, &other] {
+            assert_eq!(sign(key, DATA).unwrap_err().reason(), Reason::TokenNotFound);
+        }
+        assert_eq!(inside.count("calls.C_Login"), 1);
+        // It is back.
+        inside.control("token-changed now slot=1");
+        inside.signs(&key, &inside.public("signing"), DATA);
+        assert_eq!(inside.count("login_ok"), 2);
+    });
 }
