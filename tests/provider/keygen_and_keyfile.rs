@@ -1,7 +1,7 @@
 //! `hsmkey keygen` and `hsmkey keyfile` on a real token.
 
-use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
+use std::{fs, io};
 
 use hsmkey::error::Reason;
 use hsmkey::keyfile::{from_pointer_der, from_reference_der};
@@ -134,10 +134,17 @@ fn a_file_that_is_replaced_keeps_its_owner_its_mode_and_the_links_to_it() {
     for name in ["real/old.key", "link.key", "twice.key"] {
         let keyfile = ["keyfile", "pkcs11:object=k", "--pointer", "--out", name];
         refused(hsmkey(&hsm, &keyfile), Reason::InvalidArgument, &[name, "--force"]);
+        // While it is open, no other file gets its number.
+        let open = fs::File::open(&old).unwrap();
         hsmkey(&hsm, &[&keyfile[..], &["--force"]].concat()).succeeds();
         let after = fs::metadata(&old).unwrap();
         assert_eq!((after.mode(), after.uid(), after.gid()), (before.mode(), before.uid(), before.gid()));
-        assert_ne!(after.ino(), before.ino(), "who reads it meanwhile has the old one whole");
+        assert_ne!(
+            after.ino(),
+            open.metadata().unwrap().ino(),
+            "who reads it meanwhile has the old one whole"
+        );
+        assert_eq!(io::read_to_string(open).unwrap(), "somebody's");
         assert!(fs::read_to_string(&old).unwrap().contains("PKCS#11 PROVIDER URI"));
         fs::write(&old, "somebody's").unwrap();
     }
