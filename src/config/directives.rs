@@ -145,7 +145,7 @@ pub static DIRECTIVES: &[Directive] = &[
     Directive {
         name: "hsmkey-token",
         values: "a pkcs11: URI that names a token and nothing else",
-        default: "the only token there is",
+        default: "the only token that wants a PIN, then those that want none",
         summary: "The token for URIs that name none: hsmkey logs in to no other for them.",
         set: |directive, config, value| {
             let uri = match Uri::parse(&value) {

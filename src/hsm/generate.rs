@@ -90,7 +90,7 @@ pub(super) fn generate(hsm: &Hsm, key: &NewKey, authenticator: &Arc<dyn Authenti
 
 fn once(visit: &Visit, key: &NewKey, seen: &mut Seen) -> Result<Object, Trouble> {
     let mut reach = Reach::new(visit.hsm, visit.query, visit.ladder, seen)?;
-    let (Some(slot), None) = (reach.next()?, reach.next()?) else {
+    let Some(slot) = reach.one()? else {
         let detail = "name the token that is to have the key, as in pkcs11:token=LABEL;object=NAME";
         return Err(Error::new(Reason::TokenAmbiguous, detail).into());
     };

@@ -209,6 +209,11 @@ impl Hsm {
         self.0.module.get_or_try_init(load).copied()
     }
 
+    /// Whether a token that is meant shows its private keys to nobody without a PIN.
+    pub fn wants_pin(&self, query: &Query) -> bool {
+        reach::wants_pin(self, query)
+    }
+
     /// The objects that match: one search, and one request for each object.
     ///
     /// # Errors

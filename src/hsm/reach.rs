@@ -10,7 +10,7 @@ use super::rv::Failed;
 use super::search::Seen;
 use super::slot::Slot;
 use super::token;
-use super::{Hsm, Query};
+use super::{Hsm, ObjectClass, Query};
 use crate::error::{Error, Reason};
 use crate::uri::{TokenAttributes, Uri};
 
@@ -22,18 +22,48 @@ pub(super) fn wanted<'a>(hsm: &'a Hsm, query: &'a Query) -> &'a TokenAttributes 
     }
 }
 
+/// Whether a token that is meant shows its private keys after a login only. What is wrong with the HSM is told by what needs it.
+pub(super) fn wants_pin(hsm: &Hsm, query: &Query) -> bool {
+    let ask = || {
+        let ladder = Ladder::new(hsm.settings().retry_time);
+        let mut reach = Reach::new(hsm, query, &ladder, &mut Seen::default())?;
+        while let Some(slot) = reach.next()? {
+            if reach.may_log_in() && slot.ask_token()?.login_required {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    // What has failed may be made good by the time the key is used.
+    ask().unwrap_or_else(|trouble: Trouble| !matches!(trouble, Trouble::Permanent(_)))
+}
+
 /// The slots that a query may look at, one after the other.
 pub(super) struct Reach {
     module: &'static Module,
     instance: Arc<Instance>,
     epoch: u64,
     wanted: TokenAttributes,
+    class: Option<ObjectClass>,
     slots: Arc<Vec<Arc<Slot>>>,
+    /// Which of them are meant where none is named.
+    nameless: Option<Nameless>,
     position: usize,
     matched: bool,
     asked_anew: bool,
     /// Why one of the slots did not say what is in it.
     unanswered: Option<Failed>,
+}
+
+/// Where to look for what was given no token's name. A PIN that is sent to somebody else's token may lock it, so it is sent to the only
+/// one that wants one; those that want none are looked into as they are.
+struct Nameless {
+    /// The one that wants a PIN, then those that want none.
+    slots: Vec<Arc<Slot>>,
+    /// To how many of them, from the first one on, a PIN may be sent.
+    logins: usize,
+    /// Why the search does not end with finding nothing: it has seen what is seen without a PIN, and several tokens want one.
+    ambiguous: Option<Error>,
 }
 
 impl Reach {
@@ -48,8 +78,21 @@ impl Reach {
             return Err(Error::new(Reason::TokenNotFound, "the URI names another PKCS#11 library").into());
         }
         let slots = module.slots(&instance, false)?;
-        let (position, matched, asked_anew, unanswered) = (0, false, false, None);
-        Ok(Self { module, instance, epoch, wanted, slots, position, matched, asked_anew, unanswered })
+        let mut reach = Self {
+            module,
+            instance,
+            epoch,
+            wanted,
+            class: query.class,
+            slots,
+            nameless: None,
+            position: 0,
+            matched: false,
+            asked_anew: false,
+            unanswered: None,
+        };
+        reach.nameless = reach.nameless()?;
+        Ok(reach)
     }
 
     /// The epoch of the module's initialisation.
@@ -57,38 +100,44 @@ impl Reach {
         self.epoch
     }
 
-    /// Why one of the slots, which may have what was not found elsewhere, did not say what is in it.
+    /// Whether it is for tokens of a name: what is in one of them is in the others too, or should be.
+    pub(super) fn is_named(&self) -> bool {
+        self.nameless.is_none()
+    }
+
+    /// Whether a PIN may be sent to the last slot.
+    pub(super) fn may_log_in(&self) -> bool {
+        self.nameless.as_ref().is_none_or(|nameless| self.position <= nameless.logins)
+    }
+
+    /// Why what was not found may be there nevertheless: a slot did not say what is in it.
     pub(super) fn unanswered(&self) -> Option<Failed> {
         self.unanswered
     }
 
-    /// The next slot. Without a name it is the only one: a PIN that is sent to somebody else's token may lock it.
+    /// Why what was not found may be there nevertheless: it may be hidden from who has not logged in.
+    pub(super) fn ambiguous(&self) -> Option<&Error> {
+        self.nameless.as_ref()?.ambiguous.as_ref()
+    }
+
+    /// The next slot.
     pub(super) fn next(&mut self) -> Result<Option<Arc<Slot>>, Trouble> {
         loop {
-            if self.wanted.is_empty() {
-                if self.matched {
-                    return Ok(None);
-                }
-                if let Some(slot) = self.only()? {
-                    self.matched = true;
-                    return Ok(Some(slot));
-                }
-            } else {
-                while let Some(slot) = self.slots.get(self.position).cloned() {
-                    self.position += 1;
-                    match answered(self.is_wanted(&slot)) {
-                        Ok(Some(true)) => {
-                            self.matched = true;
-                            return Ok(Some(slot));
-                        }
-                        Ok(_) => {}
-                        // The others may be the ones that are meant.
-                        Err(failed) => self.unanswered = Some(failed),
+            let slots = self.nameless.as_ref().map_or(&self.slots[..], |nameless| &nameless.slots);
+            while let Some(slot) = slots.get(self.position).cloned() {
+                self.position += 1;
+                match answered(self.is_wanted(&slot)) {
+                    Ok(Some(true)) => {
+                        self.matched = true;
+                        return Ok(Some(slot));
                     }
+                    Ok(_) => {}
+                    // The others may be the ones that are meant.
+                    Err(failed) => self.unanswered = Some(failed),
                 }
-                if self.matched {
-                    return Ok(None);
-                }
+            }
+            if self.matched {
+                return Ok(None);
             }
             if self.asked_anew {
                 return match self.unanswered {
@@ -99,34 +148,54 @@ impl Reach {
             // A token may have come since the slots were listed.
             self.asked_anew = true;
             self.slots = self.module.slots(&self.instance, true)?;
+            self.nameless = self.nameless()?;
             self.position = 0;
             self.unanswered = None;
         }
     }
 
-    fn only(&self) -> Result<Option<Arc<Slot>>, Trouble> {
-        if let [slot] = &self.slots[..] {
-            return Ok(Some(Arc::clone(slot)));
+    /// The slot that is meant, for what is done in one only.
+    pub(super) fn one(&mut self) -> Result<Option<Arc<Slot>>, Trouble> {
+        let first = self.next()?;
+        // The one that wants a PIN is meant, if there is one.
+        let several = match &self.nameless {
+            Some(nameless) => nameless.logins == 0 && nameless.slots.len() > 1,
+            None => self.next()?.is_some(),
+        };
+        Ok(first.filter(|_| !several))
+    }
+
+    fn nameless(&self) -> Result<Option<Nameless>, Trouble> {
+        if !self.wanted.is_empty() {
+            return Ok(None);
         }
-        let mut usable = Vec::new();
+        if let [slot] = &self.slots[..] {
+            return Ok(Some(Nameless { slots: vec![Arc::clone(slot)], logins: 1, ambiguous: None }));
+        }
+        let (mut closed, mut open, mut labels) = (Vec::new(), Vec::new(), Vec::new());
         for slot in self.slots.iter() {
             // One that does not answer may be the second one.
-            if let Some(token) = answered(slot.ask_token())?.filter(|token| token.initialised) {
-                usable.push((slot, token.label.clone()));
+            let Some(token) = answered(slot.ask_token())?.filter(|token| token.initialised) else { continue };
+            if token.login_required {
+                labels.push(token.label.clone());
+                closed.push(Arc::clone(slot));
+            } else {
+                open.push(Arc::clone(slot));
             }
         }
-        match &usable[..] {
-            [] => Ok(None),
-            [(slot, _)] => Ok(Some(Arc::clone(slot))),
-            several => {
-                let labels: Vec<&str> = several.iter().map(|(_, label)| label.as_str()).collect();
-                let detail = format!(
-                    "name one, as in pkcs11:token=LABEL or hsmkey-token; there are {}",
-                    labels.join(", ")
-                );
-                Err(Error::new(Reason::TokenAmbiguous, detail).into())
+        let mut nameless = Nameless { logins: closed.len(), slots: closed, ambiguous: None };
+        nameless.slots.append(&mut open);
+        if labels.len() > 1 {
+            let advice = "name one, as in pkcs11:token=LABEL or hsmkey-token";
+            let detail = format!("{advice}; those that want a PIN are {}", labels.join(", "));
+            let error = Error::new(Reason::TokenAmbiguous, detail);
+            if self.class.is_none_or(|class| class == ObjectClass::PrivateKey) {
+                return Err(error.into());
             }
+            nameless.logins = 0;
+            nameless.ambiguous = Some(error);
         }
+        Ok(Some(nameless))
     }
 
     fn is_wanted(&self, slot: &Slot) -> Result<bool, Failed> {

@@ -89,8 +89,9 @@ fn list_once(
     let mut lost = None;
     let mut reach = Reach::new(hsm, query, ladder, seen)?;
     while let Some(slot) = reach.next()? {
-        let visit = Visit::new(hsm, query, authenticator, ladder);
+        let visit = Visit { may_log_in: reach.may_log_in(), ..Visit::new(hsm, query, authenticator, ladder) };
         seen.login = None;
+        let before = objects.len();
         let visited = visit.slot(&slot, seen, |session, seen| {
             for class in classes.clone() {
                 visit.class(&slot, session, class, reach.epoch(), seen, &mut objects)?;
@@ -99,19 +100,22 @@ fn list_once(
         });
         match visited {
             // Other tokens of that name are looked at only where this one has nothing.
-            Ok(()) if !objects.is_empty() => return Ok(objects),
+            Ok(()) if reach.is_named() && !objects.is_empty() => return Ok(objects),
             Ok(()) => {}
             // What it has may be at home elsewhere as well.
             Err(Trouble::Call(failed)) => {
                 lost = lost.or_else(|| Some((failed, seen.login.take())));
-                objects.clear();
+                objects.truncate(before);
             }
             Err(trouble) => return Err(trouble),
         }
     }
     match lost.or(reach.unanswered().map(|failed| (failed, None))) {
         Some(lost) => Err(seen.lost(lost)),
-        None => Ok(objects),
+        None => match reach.ambiguous().filter(|_| objects.is_empty()) {
+            Some(error) => Err(error.clone().into()),
+            None => Ok(objects),
+        },
     }
 }
 
@@ -127,7 +131,7 @@ pub(super) fn bind(
     let mut reach = Reach::new(hsm, query, ladder, seen)?;
     let (mut others, mut lost) = (false, None);
     while let Some(slot) = reach.next()? {
-        let visit = Visit::new(hsm, query, authenticator, ladder);
+        let visit = Visit { may_log_in: reach.may_log_in(), ..Visit::new(hsm, query, authenticator, ladder) };
         let mut binding = None;
         seen.login = None;
         let visited = visit.slot(&slot, seen, |session, seen| {
@@ -150,7 +154,7 @@ pub(super) fn bind(
                 ([one], None) => (Some(*one), true),
                 (several, None) => return Err(visit.ambiguous(&slot, session, several)?.into()),
             };
-            binding = handle.map(|handle| Binding::new(&slot, handle, reach.epoch(), Some(login), proven));
+            binding = handle.map(|handle| Binding::new(&slot, handle, reach.epoch(), login, proven));
             Ok(())
         });
         match (visited, binding) {
@@ -178,6 +182,8 @@ pub(super) struct Visit<'a> {
     pub(super) query: &'a Query,
     pub(super) authenticator: &'a Arc<dyn Authenticator>,
     pub(super) ladder: &'a Ladder,
+    /// Whether the token may be sent a PIN.
+    pub(super) may_log_in: bool,
     /// What was read on the way to a pair.
     pub(super) public_keys: RefCell<HashMap<CK_OBJECT_HANDLE, Option<PublicKey>>>,
 }
@@ -189,7 +195,7 @@ impl<'a> Visit<'a> {
         authenticator: &'a Arc<dyn Authenticator>,
         ladder: &'a Ladder,
     ) -> Self {
-        Self { hsm, query, authenticator, ladder, public_keys: RefCell::default() }
+        Self { hsm, query, authenticator, ladder, may_log_in: true, public_keys: RefCell::default() }
     }
 
     /// Does something in a session of a slot.
@@ -217,16 +223,28 @@ impl<'a> Visit<'a> {
         }
     }
 
-    /// The login, and whether it was made now.
+    /// The login, and whether it was made now; none in a token that wants none, where no PIN is given for it.
     pub(super) fn log_in(
         &self,
         slot: &Arc<Slot>,
         session: CK_SESSION_HANDLE,
         seen: &mut Seen,
-    ) -> Result<(u64, bool), Trouble> {
-        let login = slot.log_in(session, &self.client())?;
-        seen.login = Some((Arc::clone(slot), login.0));
-        Ok(login)
+    ) -> Result<(Option<u64>, bool), Trouble> {
+        if !self.may_log_in {
+            return Ok((None, false));
+        }
+        match slot.log_in(session, &self.client()) {
+            Ok((epoch, now)) => {
+                seen.login = Some((Arc::clone(slot), epoch));
+                Ok((Some(epoch), now))
+            }
+            Err(Trouble::Permanent(error))
+                if error.reason() == Reason::PinMissing && !slot.ask_token()?.login_required =>
+            {
+                Ok((None, false))
+            }
+            Err(trouble) => Err(trouble),
+        }
     }
 
     fn template(&self, class: ObjectClass) -> Template {
@@ -246,9 +264,9 @@ impl<'a> Visit<'a> {
         &self,
         slot: &Arc<Slot>,
         session: CK_SESSION_HANDLE,
-        (epoch, now): (u64, bool),
+        (epoch, now): (Option<u64>, bool),
         seen: &mut Seen,
-    ) -> Result<(Vec<CK_OBJECT_HANDLE>, u64), Trouble> {
+    ) -> Result<(Vec<CK_OBJECT_HANDLE>, Option<u64>), Trouble> {
         let template = || {
             let template = self.template(ObjectClass::PrivateKey);
             match &self.query.public {
@@ -263,12 +281,12 @@ impl<'a> Visit<'a> {
             }
         };
         let found = object::find(slot.module(), session, &mut template())?;
-        if !found.is_empty() || now && seen.failures == 0 {
+        let Some(login) = epoch.filter(|_| found.is_empty() && !(now && seen.failures == 0)) else {
             return Ok((found, epoch));
-        }
-        let epoch = slot.renew_login(epoch, session, &self.client())?;
-        seen.login = Some((Arc::clone(slot), epoch));
-        Ok((object::find(slot.module(), session, &mut template())?, epoch))
+        };
+        let login = slot.renew_login(login, session, &self.client())?;
+        seen.login = Some((Arc::clone(slot), login));
+        Ok((object::find(slot.module(), session, &mut template())?, Some(login)))
     }
 
     /// The key among those of its name, by reading their public halves: for tokens that cannot search for a modulus. `others` says
@@ -358,13 +376,13 @@ impl<'a> Visit<'a> {
         session: CK_SESSION_HANDLE,
         (public, private): (CK_OBJECT_HANDLE, CK_OBJECT_HANDLE),
         instance: u64,
-        login: u64,
+        login: Option<u64>,
     ) -> Result<Object, Trouble> {
         let mut attributes = object::read(slot.module(), session, private, CKO_PRIVATE_KEY)?;
         if attributes.public.is_none() {
             attributes.public = object::read(slot.module(), session, public, CKO_PUBLIC_KEY)?.public;
         }
-        let binding = Binding::new(slot, private, instance, Some(login), true);
+        let binding = Binding::new(slot, private, instance, login, true);
         Ok(self.object(ObjectClass::PrivateKey, attributes, binding))
     }
 
@@ -397,7 +415,8 @@ impl<'a> Visit<'a> {
             self.log_in(slot, session, seen)?;
         }
         let found = object::find(slot.module(), session, &mut self.template(class))?;
-        if !found.is_empty() || behaviour == LoginBehaviour::Never || slot.login_epoch().is_some() {
+        let seen_so = behaviour == LoginBehaviour::Never || slot.login_epoch().is_some() || !self.may_log_in;
+        if !found.is_empty() || seen_so {
             return Ok(found);
         }
         match self.log_in(slot, session, seen) {

@@ -1,6 +1,6 @@
 //! What a module says of itself, a slot and a token, and whether it is what a URI means (RFC 7512 section 2.3).
 
-use cryptoki_sys::{CK_INFO, CK_SLOT_INFO, CK_TOKEN_INFO, CKF_TOKEN_INITIALIZED};
+use cryptoki_sys::{CK_INFO, CK_SLOT_INFO, CK_TOKEN_INFO, CKF_LOGIN_REQUIRED, CKF_TOKEN_INITIALIZED};
 
 use crate::uri::TokenAttributes;
 
@@ -12,6 +12,8 @@ pub(super) struct TokenInfo {
     pub(super) model: String,
     pub(super) serial: String,
     pub(super) initialised: bool,
+    /// Whether private objects are seen after a login only.
+    pub(super) login_required: bool,
 }
 
 /// CK_SLOT_INFO.
@@ -41,6 +43,7 @@ pub(super) fn token_info(info: &CK_TOKEN_INFO) -> TokenInfo {
         model: text(&info.model),
         serial: text(&info.serialNumber),
         initialised: info.flags & CKF_TOKEN_INITIALIZED != 0,
+        login_required: info.flags & CKF_LOGIN_REQUIRED != 0,
     }
 }
 

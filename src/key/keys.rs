@@ -176,7 +176,9 @@ impl Keys {
 
     /// The HSM and the PIN for a URI. Nothing is called yet.
     fn reach(&self, uri: &Uri, ask: &mut Ask) -> Result<(Hsm, Arc<dyn Authenticator>)> {
-        Ok((self.hsm(uri)?, self.authenticator(uri, ask)?))
+        let hsm = self.hsm(uri)?;
+        let authenticator = self.authenticator(&hsm, uri, ask)?;
+        Ok((hsm, authenticator))
     }
 
     fn hsm(&self, uri: &Uri) -> Result<Hsm> {
@@ -198,13 +200,13 @@ impl Keys {
     }
 
     /// Where the PIN for a URI comes from: the nearest place that has one.
-    fn authenticator(&self, uri: &Uri, ask: &mut Ask) -> Result<Arc<dyn Authenticator>> {
+    fn authenticator(&self, hsm: &Hsm, uri: &Uri, ask: &mut Ask) -> Result<Arc<dyn Authenticator>> {
         let config = self.config()?;
         if let (None, None, Some(source)) = (&uri.pin_value, &uri.pin_source, self.foreseen.get()) {
             return Ok(Arc::clone(source) as Arc<dyn Authenticator>);
         }
         let mut source = PinSource::new(uri, config.pin.as_ref(), &self.environment)?;
-        if !source.is_named() {
+        if !source.is_named() && hsm.wants_pin(&query(uri, Some(ObjectClass::PrivateKey))) {
             if let Some(pin) = self.entered(&uri.token, ask)? {
                 source = PinSource::entered(pin);
             }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use hsmkey::error::Reason;
-use hsmkey::hsm::{Hsm, Settings};
+use hsmkey::hsm::{Hsm, ObjectClass, Query, Settings};
 
 use crate::scenario::*;
-use crate::support;
+use crate::support::{self, Program};
 
 const DATA: &[u8] = b"digest info";
 
@@ -52,6 +52,45 @@ fn a_slot_that_does_not_answer_may_have_the_token_that_is_meant_by_no_name() {
             verify(&inside.public("signing"), DATA, &sign_in(code).unwrap());
         }
     });
+}
+
+#[test]
+fn what_is_seen_without_a_login_is_found_in_every_token_where_none_is_named() {
+    scenario(
+        RECORDER,
+        |hsm| {
+            a_second_token(hsm);
+            let stock = |arguments: &str| {
+                Program::stock_openssl(arguments.split(' ')).current_dir(hsm.token.directory()).succeeds()
+            };
+            stock("req -x509 -newkey rsa:2048 -nodes -keyout k -subj /CN=test -out certificate.pem");
+            hsm.token.write_certificate("certificate.pem", "both", "a1");
+            for (label, id) in [("both", "a1"), ("one", "a2")] {
+                let written = format!(
+                    "--token-label second --write-object certificate.der --type cert --label {label} --id {id}"
+                );
+                let written: Vec<_> = written.split(' ').collect();
+                hsm.token.pkcs11_tool(written).current_dir(hsm.token.directory()).succeeds();
+            }
+        },
+        |inside| {
+            let list = |label: &str, class| {
+                let query = Query { class: Some(class), ..labelled(label) };
+                inside
+                    .hsm()
+                    .list(&query, &inside.auth())
+                    .map(|found| found.len())
+                    .map_err(|error| error.reason())
+            };
+            assert_eq!(list("both", ObjectClass::Certificate), Ok(2));
+            assert_eq!(list("one", ObjectClass::Certificate), Ok(1));
+            assert_eq!(list("signing", ObjectClass::PublicKey), Ok(1));
+            // It may be hidden in one that wants a PIN, and which one is that?
+            assert_eq!(list("missing", ObjectClass::Certificate), Err(Reason::TokenAmbiguous));
+            assert_eq!(list("signing", ObjectClass::PrivateKey), Err(Reason::TokenAmbiguous));
+            assert_eq!(inside.count("calls.C_Login"), 0);
+        },
+    );
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod foreign_references;
 mod generation;
 mod keygen_and_keyfile;
 mod memory;
+mod nss;
 mod ordinary_key_files;
 mod pin;
 mod pss;
