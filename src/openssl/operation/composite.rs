@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::signature::{self, For, Hashing, Purpose, Recover, Recovering, Signature, Signing, Verifying};
+use super::signature::callbacks;
+use super::signature::{For, Hashing, Purpose, Recover, Recovering, Signature, Signing, Verifying};
 use crate::error::{Result, bail};
 use crate::openssl::algorithm::Dispatch;
 use crate::openssl::bindings as c;
@@ -68,25 +69,25 @@ struct Functions<C>(std::marker::PhantomData<C>);
 macro_rules! lines {
     ($composite:ident $(, $other:expr)*) => {
         &[
-            dispatch::signature_newctx(Some(signature::newctx::<Context<$composite>>)),
-            dispatch::signature_freectx(Some(signature::freectx::<Context<$composite>>)),
-            dispatch::signature_dupctx(Some(signature::dupctx::<Context<$composite>>)),
+            dispatch::signature_newctx(Some(callbacks::newctx::<Context<$composite>>)),
+            dispatch::signature_freectx(Some(callbacks::freectx::<Context<$composite>>)),
+            dispatch::signature_dupctx(Some(callbacks::dupctx::<Context<$composite>>)),
             dispatch::signature_query_key_types(Some(query_key_types::<$composite>)),
-            dispatch::signature_sign_init(Some(signature::init::<Context<$composite>, Signing>)),
-            dispatch::signature_sign(Some(signature::sign::<Context<$composite>>)),
+            dispatch::signature_sign_init(Some(callbacks::init::<Context<$composite>, Signing>)),
+            dispatch::signature_sign(Some(callbacks::sign::<Context<$composite>>)),
             dispatch::signature_sign_message_init(Some(message_init::<$composite, Signing>)),
-            dispatch::signature_sign_message_update(Some(signature::digest_update::<Context<$composite>>)),
-            dispatch::signature_sign_message_final(Some(signature::digest_sign_final::<Context<$composite>>)),
-            dispatch::signature_verify_init(Some(signature::init::<Context<$composite>, Verifying>)),
-            dispatch::signature_verify(Some(signature::verify::<Context<$composite>>)),
+            dispatch::signature_sign_message_update(Some(callbacks::digest_update::<Context<$composite>>)),
+            dispatch::signature_sign_message_final(Some(callbacks::digest_sign_final::<Context<$composite>>)),
+            dispatch::signature_verify_init(Some(callbacks::init::<Context<$composite>, Verifying>)),
+            dispatch::signature_verify(Some(callbacks::verify::<Context<$composite>>)),
             dispatch::signature_verify_message_init(Some(message_init::<$composite, Verifying>)),
-            dispatch::signature_verify_message_update(Some(signature::digest_update::<Context<$composite>>)),
+            dispatch::signature_verify_message_update(Some(callbacks::digest_update::<Context<$composite>>)),
             dispatch::signature_verify_message_final(Some(verify_message_final::<$composite>)),
             $($other,)*
-            dispatch::signature_get_ctx_params(Some(signature::get_ctx_params::<Context<$composite>>)),
-            dispatch::signature_gettable_ctx_params(Some(signature::gettable_ctx_params::<Context<$composite>>)),
-            dispatch::signature_set_ctx_params(Some(signature::set_ctx_params::<Context<$composite>>)),
-            dispatch::signature_settable_ctx_params(Some(signature::settable_ctx_params::<Context<$composite>>)),
+            dispatch::signature_get_ctx_params(Some(callbacks::get_ctx_params::<Context<$composite>>)),
+            dispatch::signature_gettable_ctx_params(Some(callbacks::gettable_ctx_params::<Context<$composite>>)),
+            dispatch::signature_set_ctx_params(Some(callbacks::set_ctx_params::<Context<$composite>>)),
+            dispatch::signature_settable_ctx_params(Some(callbacks::settable_ctx_params::<Context<$composite>>)),
             dispatch::END,
         ]
     };
@@ -99,8 +100,8 @@ impl<C: Composite> Functions<C> {
 impl<C: Composite<Signature: Recover>> Functions<C> {
     const RECOVERING: &'static [c::OSSL_DISPATCH] = lines![
         C,
-        dispatch::signature_verify_recover_init(Some(signature::init::<Context<C>, Recovering>)),
-        dispatch::signature_verify_recover(Some(signature::verify_recover::<Context<C>>))
+        dispatch::signature_verify_recover_init(Some(callbacks::init::<Context<C>, Recovering>)),
+        dispatch::signature_verify_recover(Some(callbacks::verify_recover::<Context<C>>))
     ];
 }
 
@@ -244,7 +245,7 @@ unsafe extern "C" fn message_init<C: Composite, P: For>(
     params: *const c::OSSL_PARAM,
 ) -> c_int {
     // SAFETY: OpenSSL's arguments; no digest is named.
-    unsafe { signature::digest_init::<Context<C>, P>(context, ptr::null(), key, params) }
+    unsafe { callbacks::digest_init::<Context<C>, P>(context, ptr::null(), key, params) }
 }
 
 unsafe extern "C" fn verify_message_final<C: Composite>(context: *mut c_void) -> c_int {
