@@ -4,6 +4,7 @@
 mod support;
 
 mod bad_input;
+mod bad_paddings;
 mod certificates;
 mod choices;
 mod commands;

@@ -267,6 +267,8 @@ mod tests {
             include_str!("../tests/faults.rs"),
             include_str!("../tests/forks.rs"),
             include_str!("../tests/keys.rs"),
+            include_str!("../tests/mechanisms.rs"),
+            include_str!("../tests/pace.rs"),
             include_str!("../tests/sessions.rs"),
         ];
         let is_test =
