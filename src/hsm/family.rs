@@ -151,7 +151,7 @@ fn in_table<'a>(owners: &[AtomicU64], numbers: &'a [AtomicU64], owner: u64) -> O
 }
 
 /// The same in all processes of a family.
-fn hash(value: impl Hash) -> u64 {
+pub(super) fn hash(value: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()

@@ -7,7 +7,10 @@
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
+use std::fs::File;
+use std::io::Error;
 use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -237,6 +240,20 @@ fn map_numbers(count: usize) -> Option<&'static [AtomicU64]> {
     }
     // SAFETY: `count` zeroed numbers, aligned to a page, mapped for ever, and changed as atomics only.
     Some(unsafe { std::slice::from_raw_parts(mapped.cast::<AtomicU64>(), count) })
+}
+
+/// Locks an octet of a file for this process, until it closes the file or ends; false where another process has it. A child does not
+/// inherit it. Where the system cannot lock, everybody has it.
+pub(super) fn lock_octet(file: &File, position: u64) -> bool {
+    // SAFETY: plain data, for which zeroes are valid.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    let Ok(start) = position.try_into() else { return true };
+    (lock.l_start, lock.l_len) = (start, 1);
+    // SAFETY: an open file, and a flock of ours.
+    let locked = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &raw const lock) };
+    locked == 0 || !matches!(Error::last_os_error().raw_os_error(), Some(libc::EAGAIN | libc::EACCES))
 }
 
 /// A value of this process. In a child it begins anew; the parent's is abandoned there.

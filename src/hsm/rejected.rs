@@ -8,12 +8,16 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use cryptoki_sys::CK_SLOT_ID;
 
 use super::SourceStamp;
+use super::family::hash;
+use super::turn::{Turn, share};
 use crate::chain::Chain;
-use crate::error::{Error, Reason};
+use crate::error::{Error, Reason, Result};
 use crate::secret::Pin;
 
 /// The rejected PINs of one module.
@@ -41,9 +45,15 @@ impl Rejected {
 
 /// What other processes are told of a rejected PIN.
 pub(super) struct Notice {
-    file: PathBuf,
+    directory: PathBuf,
+    name: String,
     content: String,
+    /// What the file said when it was last looked at.
+    said: Option<String>,
 }
+
+/// A longer name of a file ends with a number instead, which stands for all of it.
+const LONGEST: usize = 200;
 
 impl Notice {
     /// The notice about a PIN: which token's, and from which source.
@@ -57,44 +67,73 @@ impl Notice {
                 let _ = write!(name, "%{octet:02x}");
             }
         }
-        name.truncate(200);
-        Self { file: directory.join(name), content: format!("{}\n{}\n", stamp.source, stamp.changed) }
+        if name.len() > LONGEST {
+            let all = hash(&name);
+            name.truncate(LONGEST);
+            let _ = write!(name, "-{all:016x}");
+        }
+        let content = format!("{}\n{}\n", stamp.source, stamp.changed);
+        let said = fs::read_to_string(directory.join(&name)).ok();
+        Self { directory: directory.to_owned(), name, content, said }
     }
 
-    /// Whether a process has been told that this PIN is rejected, and its source is as it was.
+    fn file(&self) -> PathBuf {
+        self.directory.join(&self.name)
+    }
+
+    /// Whether a process had been told that this PIN is rejected, when the file was last looked at, and its source is as it was.
     pub(super) fn stands(&self) -> Option<Error> {
-        let said = fs::read_to_string(&self.file).ok()?;
-        (said == self.content).then(|| {
+        (self.said.as_ref() == Some(&self.content)).then(|| {
             let detail = format!(
                 "another process was told so, and {} has not changed since; if the HSM is what has changed, remove {}",
                 self.content.lines().next().unwrap_or_default(),
-                self.file.display()
+                self.file().display()
             );
             Error::new(Reason::PinRejected, detail)
         })
     }
 
+    /// Waits for other processes that try this PIN, and looks at what they say.
+    ///
+    /// # Errors
+    /// As for [`Turn::wait`].
+    pub(super) fn turn(&mut self, deadline: Instant) -> Result<Turn> {
+        let turn = Turn::wait(&self.directory, hash((&self.name, &self.content)), deadline)?;
+        self.said = fs::read_to_string(self.file()).ok();
+        Ok(turn)
+    }
+
     /// Tells other processes. Where the directory cannot be written they are not told.
     pub(super) fn post(&self) {
-        let fresh = self.file.with_extension(std::process::id().to_string());
-        if fs::write(&fresh, &self.content).and_then(|()| fs::rename(&fresh, &self.file)).is_err() {
+        static POSTED: AtomicUsize = AtomicUsize::new(0);
+        let number = POSTED.fetch_add(1, Ordering::Relaxed);
+        // The name has no point.
+        let fresh = self.file().with_extension(format!("{}-{number}", std::process::id()));
+        let told = fs::write(&fresh, &self.content)
+            .and_then(|()| share(&self.directory, &fresh))
+            .and_then(|()| fs::rename(&fresh, self.file()));
+        if told.is_err() {
             log::warn!(
                 "{} cannot be written: other processes will try the rejected PIN too",
-                self.file.display()
+                self.file().display()
             );
             let _ = fs::remove_file(&fresh);
         }
     }
 
-    /// Takes it back.
+    /// Takes back what was said of an older state of the source. What another process was told meanwhile stays: it may be about a newer one.
     pub(super) fn withdraw(&self) {
-        let _ = fs::remove_file(&self.file);
+        if self.said.is_some() && fs::read_to_string(self.file()).ok() == self.said {
+            let _ = fs::remove_file(self.file());
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
     fn pin(text: &str) -> Arc<Pin> {
         Arc::new(Pin::new(text.into()))
@@ -114,6 +153,7 @@ mod tests {
     #[test]
     fn a_notice_stands_until_the_source_changes() {
         let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
         let stamp = |changed: &str| SourceStamp { source: "/etc/pin".into(), changed: changed.into() };
         let notice = |changed: &str| Notice::new(directory.path(), "hsm1", &stamp(changed));
         assert!(notice("1").stands().is_none());
@@ -123,10 +163,36 @@ mod tests {
         let files: Vec<_> =
             fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().path()).collect();
         assert_eq!(files.len(), 1);
+        assert_eq!(fs::metadata(&files[0]).unwrap().permissions().mode() & 0o777, 0o666);
         let another = SourceStamp { source: "/etc/another".into(), ..stamp("1") };
         Notice::new(directory.path(), "hsm1", &another).withdraw();
         assert!(notice("1").stands().is_some());
-        notice("1").withdraw();
+        notice("2").withdraw();
         assert!(notice("1").stands().is_none());
+    }
+
+    #[test]
+    fn what_is_said_of_a_newer_state_is_not_taken_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let stamp = |changed: &str| SourceStamp { source: "/etc/pin".into(), changed: changed.into() };
+        let notice = |changed: &str| Notice::new(directory.path(), "hsm1", &stamp(changed));
+        notice("1").post();
+        // Its PIN is accepted when the next one is rejected already.
+        let second = notice("2");
+        notice("3").post();
+        second.withdraw();
+        assert!(notice("3").stands().is_some());
+    }
+
+    #[test]
+    fn sources_with_long_names_have_notices_of_their_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let notice = |name: &str| {
+            let stamp = SourceStamp { source: format!("/{}/{name}", "etc/".repeat(80)), changed: "1".into() };
+            Notice::new(directory.path(), "hsm1", &stamp)
+        };
+        notice("one").post();
+        notice("other").post();
+        assert!(notice("one").stands().is_some() && notice("other").stands().is_some());
     }
 }

@@ -13,6 +13,7 @@ use super::rejected::Notice;
 use super::rv::Failed;
 use super::session::Pool;
 use super::token::{self, TokenInfo};
+use super::turn::Turn;
 use super::{Authenticator, Credential, Settings};
 use crate::error::{Error, Reason};
 use crate::secret::Pin;
@@ -251,7 +252,11 @@ impl Slot {
             Err(error) if error.reason() == Reason::PinRejected => return Ok(Err(error)),
             Err(error) => return Err(error.into()),
         };
-        if attempt.has_waited() {
+        let turn = notice.as_mut().map(|notice| notice.turn(client.deadline)).transpose()?;
+        if let Some(error) = notice.as_ref().and_then(Notice::stands) {
+            return Ok(Err(error));
+        }
+        if attempt.has_waited() || turn.as_ref().is_some_and(Turn::has_waited) {
             // By now another process may have been told that it is wrong, and another token may be there.
             let (notice_now, known) = self.look(credential, client)?;
             if let Some(error) = known {
@@ -262,6 +267,9 @@ impl Slot {
         match self.module.login(session, pin.as_bytes()) {
             Ok(()) => {
                 attempt.accepted();
+                if let Some(turn) = turn {
+                    turn.accepted();
+                }
                 self.module.set_user(self.id, pin);
                 if let Some(notice) = notice {
                     notice.withdraw();

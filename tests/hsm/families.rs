@@ -69,7 +69,8 @@ fn what_another_process_was_told_during_the_wait_for_a_login_is_looked_at() {
         };
         // A process of another family: nothing was made yet that the others could inherit.
         assert!(in_child(LIMIT, || rejected(&Hsm::new(settings.clone()), inside.auth())));
-        let notice = std::fs::read_dir(&run).unwrap().next().unwrap().unwrap().path();
+        let mut files = std::fs::read_dir(&run).unwrap().map(|file| file.unwrap().path());
+        let notice = files.find(|path| path.to_string_lossy().contains("rejected-")).unwrap();
         let kept = inside.directory.join("kept");
         std::fs::rename(&notice, &kept).unwrap();
         let (hsm, auth) = (Hsm::new(settings), inside.auth());
@@ -173,4 +174,71 @@ fn a_child_that_cannot_read_the_corrected_pin_has_it_from_its_parent() {
         let counts = hsm.recorder.counts();
         assert_eq!((counts.get("login_pin_incorrect"), counts.get("login_ok")), (1, 2));
     }
+}
+
+/// Eight processes that have inherited nothing of each other, with a runtime directory, and how long it takes until all have logged in.
+fn strangers(inside: &Inside, expected: Option<Reason>) -> Duration {
+    const COUNT: u32 = 8;
+    let runtime_directory = Some(runtime_directory(&inside.directory));
+    let settings = Settings { runtime_directory, ..inside.settings() };
+    let (there, begin) = (Barrier::new(), Barrier::new());
+    let sign_once = || {
+        there.arrive();
+        begin.wait_for(1);
+        let key = Hsm::new(settings.clone()).key(labelled("signing"), inside.auth());
+        assert_eq!(sign(&key, DATA).err().map(|error| error.reason()), expected);
+    };
+    let children: Vec<_> = (0..COUNT).map(|_| spawn_child(sign_once)).collect();
+    there.wait_for(COUNT);
+    let start = Instant::now();
+    begin.arrive();
+    for child in children {
+        assert!(reap(child, LIMIT));
+    }
+    start.elapsed()
+}
+
+#[test]
+fn processes_that_start_in_one_moment_send_a_wrong_pin_once() {
+    let hsm = scenario(&format!("{CLOUDHSM}latency_login = 300ms\n"), one_key, |inside| {
+        inside.write_pin("crypto_user:wrong password");
+        strangers(inside, Some(Reason::PinRejected));
+    });
+    assert!(hsm.is_none_or(|hsm| hsm.recorder.counts().get("calls.C_Login") == 1));
+}
+
+#[test]
+fn processes_that_start_in_one_moment_log_in_side_by_side_after_the_first() {
+    scenario(&format!("{CLOUDHSM}latency_login = 1s\n"), one_key, |inside| {
+        let took = strangers(inside, None);
+        // One after the other it is eight seconds.
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    });
+}
+
+#[test]
+fn a_process_that_ends_or_hangs_in_its_login_keeps_no_other_from_it() {
+    scenario(CLOUDHSM, one_key, |inside| {
+        let settings =
+            Settings { runtime_directory: Some(runtime_directory(&inside.directory)), ..inside.settings() };
+        let public = inside.public("signing");
+        let log_in = || {
+            inside.signs(&Hsm::new(settings.clone()).key(labelled("signing"), inside.auth()), &public, DATA)
+        };
+        let sign_beside = || {
+            let start = Instant::now();
+            assert!(in_child(LIMIT, log_in));
+            start.elapsed()
+        };
+        inside.control("block on=C_Login once ms=15s");
+        let hangs = child_in_c_login(inside, log_in);
+        let took = sign_beside();
+        assert!(took > Duration::from_secs(4) && took < Duration::from_secs(9), "{took:?}");
+        // Long after it was accepted.
+        thread::sleep(Duration::from_millis(1500));
+        // Which ends it.
+        reap(hangs, Duration::ZERO);
+        let took = sign_beside();
+        assert!(took < Duration::from_secs(3), "{took:?}");
+    });
 }
