@@ -58,7 +58,7 @@ const LONGEST: usize = 200;
 impl Notice {
     /// The notice about a PIN: which token's, and from which source.
     pub(super) fn new(directory: &Path, token: &str, stamp: &SourceStamp) -> Self {
-        let mut name = String::from("rejected-");
+        let mut name = String::new();
         for octet in format!("{token}/{}", stamp.source).bytes() {
             if octet.is_ascii_alphanumeric() {
                 name.push(octet.into());
@@ -73,12 +73,17 @@ impl Notice {
             let _ = write!(name, "-{all:016x}");
         }
         let content = format!("{}\n{}\n", stamp.source, stamp.changed);
-        let said = fs::read_to_string(directory.join(&name)).ok();
-        Self { directory: directory.to_owned(), name, content, said }
+        let mut notice = Self { directory: directory.to_owned(), name, content, said: None };
+        notice.read();
+        notice
+    }
+
+    fn read(&mut self) {
+        self.said = fs::read_to_string(self.file()).ok();
     }
 
     fn file(&self) -> PathBuf {
-        self.directory.join(&self.name)
+        self.directory.join(format!("rejected-{}", self.name))
     }
 
     /// Whether a process had been told that this PIN is rejected, when the file was last looked at, and its source is as it was.
@@ -98,8 +103,9 @@ impl Notice {
     /// # Errors
     /// As for [`Turn::wait`].
     pub(super) fn turn(&mut self, deadline: Instant) -> Result<Turn> {
-        let turn = Turn::wait(&self.directory, hash((&self.name, &self.content)), deadline)?;
-        self.said = fs::read_to_string(self.file()).ok();
+        let turn =
+            Turn::wait(&self.directory, &format!("turn-{}", self.name), hash(&self.content), deadline)?;
+        self.read();
         Ok(turn)
     }
 

@@ -2,7 +2,8 @@
 //! all send it before the first of them is told.
 //!
 //! As in a family one tries and the others wait for what comes of it, and after an acceptance all log in side by side, for a moment. A turn
-//! is an octet of a file, locked by the process: the system gives it to another one when the process ends, however that happens.
+//! is an octet of a file, locked by the process: the system gives it to another one when the process ends, however that happens. Each
+//! source of a PIN has a file of its own: a process that closes one gives up all that it has locked there.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
@@ -20,30 +21,28 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SIDE_BY_SIDE: u64 = 1000;
 const POLL: Duration = Duration::from_millis(5);
 
-/// A cell of the file: when the PIN was accepted, and as many octets to be locked. Of those who have waited for one for long enough one
-/// goes on, with the next.
-const CELL: u64 = 8;
-/// Few enough for the file's size to fit everywhere; it is mostly holes. Two PINs of one cell wait for each other, no more.
-const CELLS: u64 = 1 << 24;
+/// So many octets can be locked. Of those who have waited for one for long enough one goes on, with the next.
+const OCTETS: u64 = 8;
 
 /// A turn, until it is dropped.
 pub(super) struct Turn {
     file: Option<File>,
-    cell: u64,
+    /// Which PIN of the source it is, by a number that all processes have for it.
+    state: u64,
     waited: bool,
 }
 
 impl Turn {
-    /// Waits for the turn of a PIN, by a number that all processes have for it. Where the directory cannot be written nobody waits.
+    /// Waits for the turn of a PIN. Where the file cannot be written nobody waits.
     ///
     /// # Errors
     /// `HsmUnavailable` where another process has not come back by the deadline.
-    pub(super) fn wait(directory: &Path, number: u64, deadline: Instant) -> Result<Self> {
-        let mut turn = Self { file: open(directory), cell: number % CELLS * CELL, waited: false };
+    pub(super) fn wait(directory: &Path, name: &str, state: u64, deadline: Instant) -> Result<Self> {
+        let mut turn = Self { file: open(directory, name), state, waited: false };
         let Some(file) = &turn.file else { return Ok(turn) };
-        let (mut place, mut since) = (0, Instant::now());
+        let (mut octet, mut since) = (0, Instant::now());
         loop {
-            if turn.is_accepted(file) || fork::lock_octet(file, turn.cell + place) {
+            if turn.is_accepted(file) || fork::lock_octet(file, octet) {
                 break;
             }
             if Instant::now() >= deadline {
@@ -52,8 +51,8 @@ impl Turn {
             }
             thread::sleep(POLL);
             turn.waited = true;
-            if since.elapsed() >= PATIENCE && place + 1 < CELL {
-                (place, since) = (place + 1, Instant::now());
+            if since.elapsed() >= PATIENCE && octet + 1 < OCTETS {
+                (octet, since) = (octet + 1, Instant::now());
             }
         }
         Ok(turn)
@@ -66,16 +65,22 @@ impl Turn {
 
     /// The PIN is right.
     pub(super) fn accepted(&self) {
-        if let Some(file) = &self.file {
-            // Where it cannot be said the others wait for each other.
-            let _ = file.write_all_at(&now().to_le_bytes(), self.cell);
-        }
+        let Some(file) = &self.file else { return };
+        let mut said = [0; 16];
+        said[..8].copy_from_slice(&self.state.to_le_bytes());
+        said[8..].copy_from_slice(&now().to_le_bytes());
+        // Where it cannot be said the others wait for each other.
+        let _ = file.write_all_at(&said, 0);
     }
 
+    /// Whether another process has said so a moment ago.
     fn is_accepted(&self, file: &File) -> bool {
-        let mut accepted = [0; CELL as usize];
-        file.read_exact_at(&mut accepted, self.cell).is_ok()
-            && now().checked_sub(u64::from_le_bytes(accepted)).is_some_and(|age| age < SIDE_BY_SIDE)
+        let mut said = [[0; 8]; 2];
+        if file.read_exact_at(said.as_flattened_mut(), 0).is_err() {
+            return false;
+        }
+        let [state, then] = said.map(u64::from_le_bytes);
+        state == self.state && now().checked_sub(then).is_some_and(|age| age < SIDE_BY_SIDE)
     }
 }
 
@@ -85,8 +90,8 @@ fn now() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn open(directory: &Path) -> Option<File> {
-    let path = directory.join("turns");
+fn open(directory: &Path, name: &str) -> Option<File> {
+    let path = directory.join(name);
     let mut options = OpenOptions::new();
     options.read(true).write(true).custom_flags(libc::O_NOFOLLOW);
     options.open(&path).ok().or_else(|| {
