@@ -4,8 +4,9 @@
 //! A file of the runtime directory says from which source a token has rejected a PIN and what the source looked like then; nothing of the
 //! PIN and no hash of it. When the source changes, the file no longer counts.
 
-use std::fmt::Write;
-use std::fs;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -115,8 +116,12 @@ impl Notice {
         let number = POSTED.fetch_add(1, Ordering::Relaxed);
         // The name has no point.
         let fresh = self.file().with_extension(format!("{}-{number}", std::process::id()));
-        let told = fs::write(&fresh, &self.content)
-            .and_then(|()| share(&self.directory, &fresh))
+        // Where somebody else may write too, he may have put a link there.
+        let _ = fs::remove_file(&fresh);
+        let told = File::create_new(&fresh)
+            .and_then(|mut file| {
+                file.write_all(self.content.as_bytes()).and_then(|()| share(&self.directory, &file))
+            })
             .and_then(|()| fs::rename(&fresh, self.file()));
         if told.is_err() {
             log::warn!(
@@ -175,6 +180,23 @@ mod tests {
         assert!(notice("1").stands().is_some());
         notice("2").withdraw();
         assert!(notice("1").stands().is_none());
+    }
+
+    #[test]
+    fn what_others_have_linked_to_is_not_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let victim = directory.path().join("victim");
+        fs::write(&victim, "as it was").unwrap();
+        let stamp = SourceStamp { source: "pin".into(), changed: "1".into() };
+        let notice = || Notice::new(directory.path(), "hsm1", &stamp);
+        let link = |name: String| std::os::unix::fs::symlink(&victim, directory.path().join(name)).unwrap();
+        link("turn-hsm1%2fpin".into());
+        link("rejected-hsm1%2fpin".into());
+        (0..100).for_each(|number| link(format!("rejected-hsm1%2fpin.{}-{number}", std::process::id())));
+        notice().turn(Instant::now()).unwrap().accepted();
+        notice().post();
+        assert!(notice().stands().is_some());
+        assert_eq!(fs::read_to_string(victim).unwrap(), "as it was");
     }
 
     #[test]

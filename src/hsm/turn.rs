@@ -97,13 +97,13 @@ fn open(directory: &Path, name: &str) -> Option<File> {
     options.open(&path).ok().or_else(|| {
         let file =
             options.create_new(true).open(&path).or_else(|_| options.create_new(false).open(&path)).ok()?;
-        let _ = share(directory, &path);
+        let _ = share(directory, &file);
         Some(file)
     })
 }
 
-/// Opens a file to all who share the directory, whatever this process's umask says.
-pub(super) fn share(directory: &Path, file: &Path) -> io::Result<()> {
+/// Opens a new file to all who share the directory, whatever this process's umask says.
+pub(super) fn share(directory: &Path, file: &File) -> io::Result<()> {
     let mode = fs::metadata(directory)?.permissions().mode() & 0o666;
-    fs::set_permissions(file, Permissions::from_mode(mode))
+    file.set_permissions(Permissions::from_mode(mode))
 }
