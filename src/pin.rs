@@ -8,16 +8,17 @@ use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use once_cell::race::OnceBox;
 use zeroize::Zeroizing;
 
+use crate::chain::Chain;
 use crate::config::{CUT, PIN_VARIABLES, PinSpec};
 use crate::environment::Environment;
 use crate::error::{Error, Reason, Result, bail};
 use crate::hsm::family;
-use crate::hsm::fork::PerProcess;
 use crate::hsm::{Authenticator, Credential, SourceStamp};
 use crate::secret::Pin;
 use crate::uri::Uri;
@@ -32,8 +33,10 @@ pub struct PinSource {
     in_openssl_cnf: bool,
     /// What was read first. A child of fork has it too, and may not be able to read it again.
     resolved: OnceBox<Credential>,
-    /// What was read after a rejection.
-    refreshed: PerProcess<Mutex<Option<Credential>>>,
+    /// What was read after rejections, the newest last. Children have it too.
+    refreshed: Chain<Credential>,
+    /// Somebody was told that the PIN is wrong.
+    rejected: AtomicBool,
 }
 
 enum Place {
@@ -78,12 +81,18 @@ impl PinSource {
     }
 
     fn at(place: Place) -> Self {
-        Self { place, in_openssl_cnf: false, resolved: OnceBox::new(), refreshed: PerProcess::new() }
+        let (resolved, refreshed, rejected) = (OnceBox::new(), Chain::new(), AtomicBool::new(false));
+        Self { place, in_openssl_cnf: false, resolved, refreshed, rejected }
     }
 
     /// Whether some place has or names a PIN; if not, somebody may be asked.
     pub fn is_named(&self) -> bool {
         !matches!(self.place, Place::None(_))
+    }
+
+    /// Whether a PIN from here was rejected.
+    pub fn is_rejected(&self) -> bool {
+        self.rejected.load(Ordering::Acquire)
     }
 
     /// Reads the PIN now. What is wrong with it is told when it is needed.
@@ -108,27 +117,31 @@ impl PinSource {
         }
     }
 
-    /// Whether the place is a file, which may change while the process runs.
+    /// Whether the place is a file, which may change while the process runs. A pipe gives its PIN once: whoever reads it again may wait
+    /// for ever.
     fn is_file(&self) -> bool {
-        matches!(self.place, Place::Spec(PinSpec::File(_) | PinSpec::Credential(_), _))
+        let is_pipe = self.resolved.get().is_some_and(|first| first.stamp.is_none());
+        !is_pipe && matches!(self.place, Place::Spec(PinSpec::File(_) | PinSpec::Credential(_), _))
     }
 }
 
 impl Authenticator for PinSource {
     fn pin(&self) -> Result<Credential> {
-        if let Some(credential) = &*self.refreshed.get().lock().unwrap_or_else(PoisonError::into_inner) {
-            return Ok(credential.clone());
+        match self.refreshed.iter().last() {
+            Some(credential) => Ok(credential.clone()),
+            None => self.resolved().cloned(),
         }
-        self.resolved().cloned()
     }
 
     fn refresh(&self) -> Result<Option<Credential>> {
+        self.rejected.store(true, Ordering::Release);
         if !self.is_file() {
             return Ok(None);
         }
         let fresh = self.read()?;
-        let mut refreshed = self.refreshed.get().lock().unwrap_or_else(PoisonError::into_inner);
-        *refreshed = Some(fresh.clone());
+        let is_fresh = |known: &Credential| known.stamp != fresh.stamp || !known.pin.same_as(&fresh.pin);
+        self.refreshed
+            .follow(|last| last.or(self.resolved.get()).is_none_or(is_fresh).then(|| fresh.clone()));
         Ok(Some(fresh))
     }
 
@@ -279,5 +292,22 @@ mod tests {
         assert!(is(&source, "second, longer"));
         std::fs::write(&file, "\n").unwrap();
         assert_eq!(source.refresh().unwrap_err().reason(), Reason::PinSource);
+    }
+
+    #[test]
+    fn a_pipe_is_not_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pin");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let source = source("pkcs11:object=k", Some(&format!("file:{}", pipe.display())), &[]);
+        let (told, said) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| std::fs::write(&pipe, "1234\n").unwrap());
+            source.resolve();
+        });
+        assert!(is(&source, "1234"));
+        // Whoever reads it again is never heard of.
+        std::thread::spawn(move || told.send(source.refresh().unwrap().is_none()));
+        assert_eq!(said.recv_timeout(std::time::Duration::from_secs(5)), Ok(true));
     }
 }

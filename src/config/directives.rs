@@ -247,7 +247,7 @@ pub static DIRECTIVES: &[Directive] = &[
         name: "hsmkey-runtime-directory",
         values: "an absolute path",
         default: "none",
-        summary: "Where processes tell each other that a PIN was rejected, so that no second one tries it.",
+        summary: "Where processes tell each other that a PIN was rejected, and wait for one that tries it, so that no second one does.",
         set: |directive, config, value| {
             config.runtime_directory = Some(absolute(directive, &value)?);
             Ok(())

@@ -3,8 +3,8 @@
 
 use std::cell::Cell;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
 
 use log::LevelFilter;
 use once_cell::race::OnceBox;
@@ -88,16 +88,17 @@ pub const CONTROLS: [&str; OURS.len()] = {
 
 /// Every control.
 pub(super) fn all() -> &'static [Control] {
-    static ALL: LazyLock<Vec<Control>> = LazyLock::new(|| {
+    // No lock: a child of fork could inherit it.
+    static ALL: OnceBox<Vec<Control>> = OnceBox::new();
+    ALL.get_or_init(|| {
         let ours = OURS.iter().map(|&(name, description, kind, _)| Control { name, description, kind });
         let directives = DIRECTIVES.iter().map(|directive| Control {
             name: directive.name,
             description: directive.summary,
             kind: Kind::Text,
         });
-        ours.chain(directives).collect()
-    });
-    &ALL
+        Box::new(ours.chain(directives).collect())
+    })
 }
 
 /// What the controls have set so far.

@@ -5,6 +5,10 @@
 //! login and with every later one: the password may have been changed in between. They share numbers in memory, never the PIN or a hash
 //! of it: who knew the PIN before the fork has the same numbers after it, and so have those that read it later from the same state of
 //! the same file.
+//!
+//! What a PIN without a file takes goes when the last process ends that could know it from there. What a state of a file takes stays, and so
+//! does what a PIN takes in its fifth place and those that follow: where there is no room for it, as after a thousand states of files, a
+//! process shares it with nobody but the children that it has afterwards.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -22,16 +26,17 @@ const PATIENCE: u64 = 5000;
 const SIDE_BY_SIDE: u64 = 1000;
 const POLL: Duration = Duration::from_millis(5);
 
-/// In how many places (a slot of a module) a PIN's attempts are told apart. More share the last number.
-const PLACES: usize = 4;
+/// So many numbers are taken at once, one for each place (a slot of a module) where the PIN is tried.
+const GROUP: usize = 4;
 
-// A number: the state, when that was ([`fork::shared_time`]), and the place.
+// A number: the state, when that was ([`fork::shared_time`], which comes round in seven weeks), and the place. Two places of a PIN are taken
+// for one where all bits agree, which happens to one of a thousand million pairs.
 const STATE: u64 = 0b11;
 const UNTRIED: u64 = 0;
 const TRYING: u64 = 1;
 const ACCEPTED: u64 = 2;
 const REJECTED: u64 = 3;
-const TIME_BITS: u32 = 40;
+const TIME_BITS: u32 = 32;
 const TIME: u64 = (1 << TIME_BITS) - 1;
 const TIME_SHIFT: u32 = 2;
 const PLACE: u64 = !(TIME << TIME_SHIFT | STATE);
@@ -51,6 +56,13 @@ static KNOWN: Chain<Known> = Chain::new();
 
 struct Known {
     pin: Arc<Pin>,
+    /// What its numbers are found by, where others have them already.
+    owner: u64,
+    groups: Chain<Group>,
+}
+
+struct Group {
+    position: usize,
     numbers: &'static [AtomicU64],
 }
 
@@ -61,55 +73,85 @@ pub(crate) fn begin() {
 
 /// Gives a PIN its numbers, before the children are born that are to share it.
 pub(crate) fn know(credential: &Credential) {
-    numbers(credential);
+    known(credential);
 }
 
-/// Whether a PIN was rejected somewhere.
-pub(crate) fn is_rejected(pin: &Pin) -> bool {
-    let known = KNOWN.iter().find(|known| known.pin.same_as(pin));
-    let is_rejected = |number: &AtomicU64| number.load(Ordering::Acquire) & STATE == REJECTED;
-    known.is_some_and(|known| known.numbers.iter().any(is_rejected))
+fn known(credential: &Credential) -> Option<&'static Known> {
+    let make = || Some(Known::new(Arc::clone(&credential.pin), credential.stamp.as_ref()));
+    KNOWN.find_or_push(|known| known.pin.same_as(&credential.pin), make)
 }
 
-fn numbers(credential: &Credential) -> Option<&'static [AtomicU64]> {
-    let Credential { pin, stamp } = credential;
-    let make = || Some(Known { pin: Arc::clone(pin), numbers: take_numbers(stamp.as_ref())? });
-    KNOWN.find_or_push(|known| known.pin.same_as(pin), make).map(|known| known.numbers)
-}
+impl Known {
+    /// Its numbers are those that were given to this state of this file, by whichever process of the family; else some that nobody has.
+    fn new(pin: Arc<Pin>, stamp: Option<&SourceStamp>) -> Self {
+        let owner = match (stamp, fork::shared_numbers()) {
+            (Some(stamp), _) => hash(stamp),
+            (None, Some([nameless, ..])) => hash(nameless.fetch_add(1, Ordering::AcqRel)),
+            (None, _) => 0,
+        };
+        let known = Self { pin, owner, groups: Chain::new() };
+        let first = stamp.and_then(|_| known.family_group(0)).unwrap_or_else(|| fork::own_numbers(GROUP));
+        known.groups.push(Group { position: 0, numbers: first });
+        known
+    }
 
-/// Numbers: those that were given to this state of this file, by whichever process of the family; else some that nobody has.
-fn take_numbers(stamp: Option<&SourceStamp>) -> Option<&'static [AtomicU64]> {
-    /// Whose they are: nobody's, somebody's, or (odd) those of a file's state.
-    const NOBODY: u64 = 0;
-    const SOMEBODY: u64 = 2;
-    let shared = fork::shared_numbers()?;
-    let (owners, numbers) = shared.split_at(shared.len() / (1 + PLACES));
-    let ours = stamp.map_or(SOMEBODY, |stamp| hash(stamp) | 1);
-    owners.iter().zip(numbers.chunks_exact(PLACES)).find_map(|(owner, numbers)| {
-        match owner.compare_exchange(NOBODY, ours, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => Some(numbers),
-            Err(owner) => (owner == ours && ours != SOMEBODY).then_some(numbers),
+    /// The number of a place: the one that it has, else the first that no place has.
+    fn number(&self, place: u64) -> &'static AtomicU64 {
+        let its = |number: &&AtomicU64| match number.compare_exchange(
+            0,
+            place | UNTRIED,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        ) {
+            Ok(_) => true,
+            Err(value) => value & PLACE == place,
+        };
+        let mut position = 0;
+        loop {
+            if let Some(number) = self.group(position).iter().find(its) {
+                return number;
+            }
+            position += 1;
         }
-    })
+    }
+
+    fn group(&self, position: usize) -> &'static [AtomicU64] {
+        loop {
+            if let Some(group) = self.groups.iter().nth(position) {
+                return group.numbers;
+            }
+            self.groups.follow(|last| {
+                let position = last.map_or(0, |last| last.position + 1);
+                let numbers = self.family_group(position).unwrap_or_else(|| fork::own_numbers(GROUP));
+                Some(Group { position, numbers })
+            });
+        }
+    }
+
+    /// A group where every process of the family finds it.
+    fn family_group(&self, position: usize) -> Option<&'static [AtomicU64]> {
+        let (_, shared) = fork::shared_numbers()?.split_first()?;
+        let (owners, numbers) = shared.split_at(shared.len() / (1 + GROUP));
+        in_table(owners, numbers, hash((self.owner, position)))
+    }
 }
 
-/// The number of a place: the one that it has, else the next that no place has, else the last.
-fn number_of(place: u64, numbers: &'static [AtomicU64]) -> Option<&'static AtomicU64> {
-    let (last, numbers) = numbers.split_last()?;
-    let its = |number: &&AtomicU64| match number.compare_exchange(
-        0,
-        place | UNTRIED,
-        Ordering::AcqRel,
-        Ordering::Acquire,
-    ) {
-        Ok(_) => true,
-        Err(value) => value & PLACE == place,
+/// The numbers of an owner: those that he has, else some that nobody has.
+fn in_table<'a>(owners: &[AtomicU64], numbers: &'a [AtomicU64], owner: u64) -> Option<&'a [AtomicU64]> {
+    const NOBODY: u64 = 0;
+    let owner = owner.max(1);
+    let begin = usize::try_from(owner % owners.len() as u64).ok()?;
+    let places = (begin..owners.len()).chain(0..begin);
+    let its = |place: &usize| {
+        let taken = owners[*place].compare_exchange(NOBODY, owner, Ordering::AcqRel, Ordering::Acquire);
+        taken.is_ok() || taken == Err(owner)
     };
-    numbers.iter().find(its).or(Some(last))
+    let place = places.into_iter().find(its)?;
+    numbers.chunks_exact(GROUP).nth(place)
 }
 
 /// The same in all processes of a family.
-fn hash(value: impl Hash) -> u64 {
+pub(super) fn hash(value: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()
@@ -117,10 +159,11 @@ fn hash(value: impl Hash) -> u64 {
 
 /// A login that is about to be tried.
 pub(super) struct Attempt {
-    number: Option<&'static AtomicU64>,
+    number: &'static AtomicU64,
     place: u64,
     /// What the number says as long as it is this attempt's turn; `None` for one of many side by side.
     turn: Option<u64>,
+    waited: bool,
 }
 
 /// Waits its turn to try a PIN on a slot of a module.
@@ -130,32 +173,35 @@ pub(super) struct Attempt {
 /// deadline.
 pub(super) fn attempt(credential: &Credential, place: impl Hash, deadline: Instant) -> Result<Attempt> {
     // A place is never 0: that is a number without one.
-    let place = hash(place) & PLACE | (PLACE & PLACE.wrapping_neg());
-    let number = numbers(credential).and_then(|numbers| number_of(place, numbers));
-    let Some(word) = number else { return Ok(Attempt { number, place, turn: None }) };
+    let place = (hash(place) & PLACE).max(PLACE & PLACE.wrapping_neg());
+    let Some(number) = known(credential).map(|known| known.number(place)) else {
+        // Every PIN has numbers.
+        return Err(Reason::HsmUnavailable.into());
+    };
+    let mut waited = false;
     loop {
-        let value = word.load(Ordering::Acquire);
-        let here = value & PLACE == place;
+        let value = number.load(Ordering::Acquire);
         match value & STATE {
-            REJECTED if here => {
+            REJECTED => {
                 let detail = "another process of this application was told so; it is not tried again before it is changed";
                 return Err(Error::new(Reason::PinRejected, detail));
             }
-            ACCEPTED if here && age(value) < SIDE_BY_SIDE => {
-                return Ok(Attempt { number, place, turn: None });
+            ACCEPTED if age(value) < SIDE_BY_SIDE => {
+                return Ok(Attempt { number, place, turn: None, waited });
             }
-            TRYING if here && age(value) < PATIENCE => {
+            TRYING if age(value) < PATIENCE => {
                 if Instant::now() >= deadline {
                     let detail = "another process or thread is still waiting for C_Login";
                     return Err(Error::new(Reason::HsmUnavailable, detail));
                 }
                 std::thread::sleep(POLL);
+                waited = true;
             }
             // Of those who have waited for long enough one goes on: for the others the number is another one by then.
             _ => {
                 let turn = now(place, TRYING);
-                if word.compare_exchange(value, turn, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                    return Ok(Attempt { number, place, turn: Some(turn) });
+                if number.compare_exchange(value, turn, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                    return Ok(Attempt { number, place, turn: Some(turn), waited });
                 }
             }
         }
@@ -163,34 +209,34 @@ pub(super) fn attempt(credential: &Credential, place: impl Hash, deadline: Insta
 }
 
 impl Attempt {
+    /// Whether another attempt was waited for: what was known before may have changed.
+    pub(super) fn has_waited(&self) -> bool {
+        self.waited
+    }
+
     /// The PIN is right.
     pub(super) fn accepted(mut self) {
         self.turn = None;
-        let is_rejected = |value: u64| value & PLACE == self.place && value & STATE == REJECTED;
-        if let Some(number) = self.number {
-            // A rejection stands: the password was changed between the two.
-            let _ = number.fetch_update(Ordering::AcqRel, Ordering::Acquire, |value| {
-                (!is_rejected(value)).then(|| now(self.place, ACCEPTED))
-            });
-        }
+        // A rejection stands: the password was changed between the two.
+        let _ = self.number.fetch_update(Ordering::AcqRel, Ordering::Acquire, |value| {
+            (value & STATE != REJECTED).then(|| now(self.place, ACCEPTED))
+        });
     }
 
     /// The PIN is wrong.
     pub(super) fn rejected(mut self) {
         self.turn = None;
-        if let Some(number) = self.number {
-            number.store(now(self.place, REJECTED), Ordering::Release);
-        }
+        self.number.store(now(self.place, REJECTED), Ordering::Release);
     }
 }
 
 impl Drop for Attempt {
     /// It came to nothing: the next one may try.
     fn drop(&mut self) {
-        if let (Some(turn), Some(number)) = (self.turn, self.number) {
+        if let Some(turn) = self.turn {
             // Where the number says something else by now, that stands.
             let untried = self.place | UNTRIED;
-            let _ = number.compare_exchange(turn, untried, Ordering::AcqRel, Ordering::Acquire);
+            let _ = self.number.compare_exchange(turn, untried, Ordering::AcqRel, Ordering::Acquire);
         }
     }
 }
@@ -208,9 +254,9 @@ mod tests {
         Instant::now() + Duration::from_secs(20)
     }
 
-    /// The number of a PIN in its only place.
+    /// The number of a PIN in the place of most tests.
     fn number(credential: &Credential) -> &'static AtomicU64 {
-        &numbers(credential).unwrap()[0]
+        known(credential).unwrap().number(hash(1) & PLACE)
     }
 
     /// As if what the number says were older.
@@ -240,16 +286,36 @@ mod tests {
     #[test]
     fn processes_that_read_a_file_for_themselves_have_one_number_for_it() {
         let stamp = |changed: &str| SourceStamp { source: "/etc/pin".into(), changed: changed.into() };
-        let first = take_numbers(Some(&stamp("1"))).unwrap();
-        assert!(std::ptr::eq(first, take_numbers(Some(&stamp("1"))).unwrap()));
-        assert!(!std::ptr::eq(first, take_numbers(Some(&stamp("2"))).unwrap()));
-        assert!(!std::ptr::eq(take_numbers(None).unwrap(), take_numbers(None).unwrap()));
+        // As another process makes it.
+        let numbers = |stamp: Option<&SourceStamp>, place: u64| {
+            std::ptr::from_ref(Known::new(Arc::new(Pin::new("family".into())), stamp).number(place << 40))
+        };
+        let many = 3 * GROUP as u64;
+        for place in 1..many {
+            assert_eq!(numbers(Some(&stamp("1")), place), numbers(Some(&stamp("1")), place), "{place}");
+            assert_ne!(numbers(Some(&stamp("1")), place), numbers(Some(&stamp("2")), place));
+            assert_ne!(numbers(Some(&stamp("1")), place), numbers(Some(&stamp("1")), many));
+            assert_ne!(numbers(None, place), numbers(None, place));
+        }
+    }
+
+    #[test]
+    fn a_full_table_gives_what_it_has_given() {
+        let table: Vec<AtomicU64> = (0..5 * GROUP).map(|_| AtomicU64::new(0)).collect();
+        let (owners, numbers) = table.split_at(GROUP);
+        let find = |owner| in_table(owners, numbers, owner).map(<[AtomicU64]>::as_ptr);
+        // Some of them begin in one place.
+        let owned = [7, 11, 3, 8].map(|owner| find(owner).unwrap());
+        for (position, one) in owned.iter().enumerate() {
+            assert!(!owned[..position].contains(one));
+        }
+        assert_eq!([7, 11, 3, 8].map(|owner| find(owner).unwrap()), owned);
+        assert_eq!(find(12), None);
     }
 
     #[test]
     fn a_rejected_pin_is_rejected_for_all_and_on_its_slot_only() {
         let wrong = pin("family:wrong");
-        assert!(!is_rejected(&wrong.pin));
         attempt(&wrong, 1, soon()).unwrap().rejected();
         let again = || attempt(&pin("family:wrong"), 1, soon()).err().map(|error| error.reason());
         assert_eq!(again(), Some(Reason::PinRejected));
@@ -257,7 +323,6 @@ mod tests {
         // What other slots say of it changes nothing.
         attempt(&wrong, 2, soon()).unwrap().accepted();
         assert_eq!(again(), Some(Reason::PinRejected));
-        assert!(is_rejected(&wrong.pin));
     }
 
     #[test]
@@ -307,13 +372,14 @@ mod tests {
     }
 
     #[test]
-    fn more_places_than_numbers_share_the_last() {
+    fn however_many_places_there_are_each_has_a_number_of_its_own() {
         let pin = pin("family:places");
-        for place in 0..2 * PLACES {
-            attempt(&pin, place, soon()).unwrap().rejected();
+        for place in 0..5 * GROUP {
+            let attempt = attempt(&pin, place, soon()).unwrap();
+            if place % 2 == 0 { attempt.rejected() } else { attempt.accepted() }
         }
-        for place in [0, 2 * PLACES - 1] {
-            assert!(attempt(&pin, place, soon()).is_err());
+        for place in 0..5 * GROUP {
+            assert_eq!(attempt(&pin, place, soon()).is_err(), place % 2 == 0, "{place}");
         }
     }
 }

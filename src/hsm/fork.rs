@@ -7,13 +7,17 @@
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
+use std::fs::File;
+use std::io::Error;
 use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
 use std::ptr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use once_cell::race::OnceBox;
+
+use crate::chain::Chain;
 
 /// How often this process image has become a child.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
@@ -35,12 +39,12 @@ thread_local! {
 const PATIENCE: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_micros(200);
 
-/// What is called in a child.
-static FIRST: OnceLock<fn()> = OnceLock::new();
+/// What is called in a child. A OnceLock is a lock: a child could inherit one that is being set.
+static FIRST: OnceBox<fn()> = OnceBox::new();
 
 /// Has a function called in each child, after the generation has changed. It may do what a signal handler may. The first one stays.
 pub(crate) fn in_children(function: fn()) {
-    let _ = FIRST.set(function);
+    let _ = FIRST.set(Box::new(function));
 }
 
 /// Watches fork(2) from now on.
@@ -148,12 +152,12 @@ pub(crate) fn without_signals<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// What is called by exit(3) before the destructors of PKCS#11 modules.
-static LAST: OnceLock<fn()> = OnceLock::new();
+static LAST: OnceBox<fn()> = OnceBox::new();
 
 /// Has a function called by exit(3) before the destructors of PKCS#11 modules, those that are there now and those that are to come. The
 /// first one stays.
 pub(crate) fn before_modules_end(function: fn()) {
-    if LAST.set(function).is_ok() {
+    if LAST.set(Box::new(function)).is_ok() {
         module_is_there();
     }
 }
@@ -183,35 +187,73 @@ pub(super) fn shared_time() -> u64 {
 
 /// Numbers that a process shares with all children that it will have: they begin as 0. `None` where the system gives no memory.
 pub(super) fn shared_numbers() -> Option<&'static [AtomicU64]> {
-    const COUNT: usize = 1280;
+    const COUNT: usize = 5 * 1024;
+    static NUMBERS: OnceBox<&'static [AtomicU64]> = OnceBox::new();
     // Whoever shares the numbers shares the clock.
     shared_time();
-    static NUMBERS: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
-    let mut numbers = NUMBERS.load(Ordering::Acquire);
-    if numbers.is_null() {
-        // SAFETY: a fresh anonymous mapping of nobody else's, which is never unmapped.
-        let mapped = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                COUNT * size_of::<AtomicU64>(),
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        if mapped == libc::MAP_FAILED {
-            return None;
+    // Where another thread is faster, its own are lost.
+    NUMBERS.get_or_try_init(|| map_numbers(COUNT).map(Box::new).ok_or(())).ok().copied()
+}
+
+/// Numbers of this process and the children that it will have: they begin as 0. The system takes them back after the last of these has
+/// ended. Where it gives no memory the process shares them with nobody.
+pub(super) fn own_numbers(count: usize) -> &'static [AtomicU64] {
+    static PAGES: PerProcess<Chain<Page>> = PerProcess::new();
+    shared_time();
+    let pages = PAGES.get();
+    loop {
+        if let Some(numbers) = pages.iter().find_map(|page| page.take(count)) {
+            return numbers;
         }
-        let mapped = mapped.cast::<AtomicU64>();
-        numbers = match NUMBERS.compare_exchange(numbers, mapped, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => mapped,
-            // Another thread was faster; one page is lost.
-            Err(others) => others,
-        };
+        pages.push(Page::new(count));
     }
-    // SAFETY: COUNT zeroed numbers, aligned to a page, mapped for ever, and changed as atomics only.
-    Some(unsafe { std::slice::from_raw_parts(numbers, COUNT) })
+}
+
+/// Numbers of one mapping, and how many of them are taken. A child takes none of its parent's.
+struct Page {
+    numbers: &'static [AtomicU64],
+    taken: AtomicUsize,
+}
+
+impl Page {
+    fn new(least: usize) -> Self {
+        let count = least.max(4096 / size_of::<AtomicU64>());
+        let alone = || Box::leak((0..count).map(|_| AtomicU64::new(0)).collect());
+        Self { numbers: map_numbers(count).unwrap_or_else(|| alone()), taken: AtomicUsize::new(0) }
+    }
+
+    fn take(&self, count: usize) -> Option<&'static [AtomicU64]> {
+        let more = |taken: usize| Some(taken + count).filter(|taken| *taken <= self.numbers.len());
+        let first = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        self.numbers.get(first..first + count)
+    }
+}
+
+/// Memory that is shared with children, for ever.
+fn map_numbers(count: usize) -> Option<&'static [AtomicU64]> {
+    let size = count * size_of::<AtomicU64>();
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+    // SAFETY: a fresh anonymous mapping of nobody else's, which is never unmapped.
+    let mapped = unsafe { libc::mmap(ptr::null_mut(), size, protection, flags, -1, 0) };
+    if mapped == libc::MAP_FAILED {
+        return None;
+    }
+    // SAFETY: `count` zeroed numbers, aligned to a page, mapped for ever, and changed as atomics only.
+    Some(unsafe { std::slice::from_raw_parts(mapped.cast::<AtomicU64>(), count) })
+}
+
+/// Locks an octet of a file for this process, until it closes the file or ends; false where another process has it. A child does not
+/// inherit it. Where the system cannot lock, everybody has it.
+pub(super) fn lock_octet(file: &File, position: u64) -> bool {
+    // SAFETY: plain data, for which zeroes are valid.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    let Ok(start) = position.try_into() else { return true };
+    (lock.l_start, lock.l_len) = (start, 1);
+    // SAFETY: an open file, and a flock of ours.
+    let locked = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &raw const lock) };
+    locked == 0 || !matches!(Error::last_os_error().raw_os_error(), Some(libc::EAGAIN | libc::EACCES))
 }
 
 /// A value of this process. In a child it begins anew; the parent's is abandoned there.
@@ -295,6 +337,18 @@ mod tests {
         let value = PerProcess::<Mutex<u32>>::new();
         *value.get().lock().unwrap() = 7;
         assert_eq!(*value.get().lock().unwrap(), 7);
+    }
+
+    #[test]
+    fn own_numbers_are_nobody_elses() {
+        let mut taken = std::thread::scope(|scope| {
+            let take = || (0..300).map(|_| own_numbers(4).as_ptr().addr()).collect::<Vec<_>>();
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        taken.sort_unstable();
+        assert!(taken.windows(2).all(|pair| pair[1] - pair[0] >= 4 * size_of::<AtomicU64>()));
+        assert_eq!((taken.len(), own_numbers(1000).len()), (1200, 1000));
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod sign;
 mod slot;
 mod sync;
 mod token;
+mod turn;
 
 use std::ffi::CString;
 use std::path::PathBuf;

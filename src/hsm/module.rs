@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -55,12 +55,16 @@ struct State {
     call: Mutex<()>,
 }
 
+/// Slots, as the module showed them.
+type Slots = Arc<Vec<Arc<Slot>>>;
+
 /// The module as it was initialised: its slots. Initialising it again makes another one.
 #[derive(Default)]
 pub(super) struct Instance {
-    /// Something was lost that may have been a token: it may stand in another slot now.
-    stale: AtomicBool,
-    slots: Mutex<Option<Arc<Vec<Arc<Slot>>>>>,
+    /// How often something was lost that may have been a token: it may stand in another slot now.
+    losses: AtomicU64,
+    /// The slots, and the losses that they were asked for after.
+    slots: Mutex<Option<(u64, Slots)>>,
 }
 
 /// Every module that was loaded, the last first. No lock: a child of fork may need it.
@@ -118,9 +122,18 @@ impl Module {
             return Ok(module);
         }
         let functions = function_list(handle, path)?;
-        let module = Box::into_raw(Box::new(Self {
+        Ok(publish(Box::new(Self::new(path, init_args.cloned(), handle, functions))))
+    }
+
+    fn new(
+        path: &Path,
+        init_args: Option<CString>,
+        handle: *mut c_void,
+        functions: *const CK_FUNCTION_LIST,
+    ) -> Self {
+        Self {
             path: path.to_owned(),
-            init_args: init_args.cloned(),
+            init_args,
             handle,
             functions,
             alone: AtomicBool::new(false),
@@ -128,8 +141,7 @@ impl Module {
             state: PerProcess::new(),
             rejected: Rejected::default(),
             next: AtomicPtr::new(ptr::null_mut()),
-        }));
-        Ok(publish(module))
+        }
     }
 
     /// The file.
@@ -199,7 +211,7 @@ impl Module {
             // Nothing was lost, or somebody else in this process uses the module too.
             Err(Failed { rv: CKR_CRYPTOKI_ALREADY_INITIALIZED, .. }) => {
                 if let Some(instance) = &*last() {
-                    instance.stale.store(true, Ordering::Release);
+                    instance.losses.fetch_add(1, Ordering::AcqRel);
                     return Ok(Arc::clone(instance));
                 }
                 // Or it is what a child has inherited and cannot use.
@@ -268,25 +280,23 @@ impl Module {
     }
 
     /// The slots with a token, as the module showed them when it was initialised; `anew` asks again.
-    pub(super) fn slots(
-        &'static self,
-        instance: &Instance,
-        anew: bool,
-    ) -> Result<Arc<Vec<Arc<Slot>>>, Failed> {
+    pub(super) fn slots(&'static self, instance: &Instance, anew: bool) -> Result<Slots, Failed> {
         let lock = || instance.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is lost while the module is asked is a loss that it was not asked after.
+        let losses = instance.losses.load(Ordering::Acquire);
         let known = lock().clone();
-        match known {
-            Some(known) if !anew && !instance.stale.swap(false, Ordering::AcqRel) => return Ok(known),
-            _ => {}
+        if let Some((_, known)) = known.filter(|(asked, _)| !anew && *asked == losses) {
+            return Ok(known);
         }
         let ids = self.slot_ids()?;
         let mut current = lock();
         // Two threads may have asked: a slot that one of them knows is the other's too, with its sessions and its login.
-        let old = |id| current.iter().flat_map(|slots| slots.iter()).find(|slot| slot.id() == id).cloned();
-        let slots: Arc<Vec<_>> = Arc::new(
+        let known = || current.iter().flat_map(|(_, slots)| slots.iter());
+        let old = |id| known().find(|slot| slot.id() == id).cloned();
+        let slots: Slots = Arc::new(
             ids.into_iter().map(|id| old(id).unwrap_or_else(|| Arc::new(Slot::new(self, id)))).collect(),
         );
-        *current = Some(Arc::clone(&slots));
+        *current = Some((losses, Arc::clone(&slots)));
         Ok(slots)
     }
 
@@ -378,19 +388,103 @@ fn find(wanted: impl Fn(&Module) -> bool) -> Option<&'static Module> {
     None
 }
 
-/// Puts a module on the list, unless another thread has put the same one there.
-fn publish(module: *mut Module) -> &'static Module {
-    // SAFETY: just made by Box::into_raw, never freed from here on but in the loop below, where nobody knows of it.
-    let fresh: &'static Module = unsafe { &*module };
+/// Puts a module on the list, unless another thread has put the same one there: the one that lost the race is known to nobody.
+fn publish(mut fresh: Box<Module>) -> &'static Module {
     loop {
         let first = MODULES.load(Ordering::Acquire);
         if let Some(known) = find(|known| known.handle == fresh.handle) {
-            // The one that lost the race is left behind: a few hundred octets, once.
             return known;
         }
-        fresh.next.store(first, Ordering::Release);
-        if MODULES.compare_exchange(first, module, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            return fresh;
+        *fresh.next.get_mut() = first;
+        let module = Box::into_raw(fresh);
+        match MODULES.compare_exchange(first, module, Ordering::AcqRel, Ordering::Acquire) {
+            // SAFETY: just published; nobody frees what is on the list.
+            Ok(_) => return unsafe { &*module },
+            // SAFETY: made by Box::into_raw above, and on no list: nobody else has it.
+            Err(_) => fresh = unsafe { Box::from_raw(module) },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Octets that the allocator has given out.
+    fn given_out() -> usize {
+        // SAFETY: no argument.
+        let all = unsafe { libc::mallinfo2() };
+        all.uordblks + all.hblkhd
+    }
+
+    #[test]
+    fn a_module_that_lost_the_race_to_be_loaded_is_not_left_behind() {
+        const LONG: usize = 4 << 20;
+        static HANDLE: u8 = 0;
+        let path = PathBuf::from("m".repeat(LONG));
+        let handle = (&raw const HANDLE).cast_mut().cast();
+        let load = || publish(Box::new(Module::new(&path, None, handle, ptr::null())));
+        let first = load();
+        let before = given_out();
+        for _ in 0..16 {
+            assert!(ptr::eq(load(), first));
+        }
+        let left = given_out().saturating_sub(before);
+        assert!(left < 8 * LONG, "{left} octets");
+    }
+
+    #[test]
+    fn many_threads_that_load_one_module_have_one() {
+        static HANDLE: u8 = 0;
+        let handle = (&raw const HANDLE).addr();
+        let load = |_| {
+            let handle = ptr::without_provenance_mut(handle);
+            ptr::from_ref(publish(Box::new(Module::new(Path::new("m"), None, handle, ptr::null())))).addr()
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..16).map(|number| scope.spawn(move || load(number))).collect();
+            let modules: Vec<usize> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+            assert!(modules.iter().all(|module| *module == modules[0]));
+        });
+    }
+
+    /// What the module below shows: the number of its only slot, an error, and whether something is lost while it is asked.
+    static SLOT: AtomicU64 = AtomicU64::new(1);
+    static FAILS: AtomicBool = AtomicBool::new(false);
+    static LOSES: AtomicPtr<Instance> = AtomicPtr::new(ptr::null_mut());
+
+    unsafe extern "C" fn slot_list(_: CK_BBOOL, ids: *mut CK_SLOT_ID, count: *mut CK_ULONG) -> CK_RV {
+        // SAFETY: null or the test's instance, which outlives the call.
+        if let Some(instance) = unsafe { LOSES.swap(ptr::null_mut(), Ordering::SeqCst).as_ref() } {
+            instance.losses.fetch_add(1, Ordering::SeqCst);
+        }
+        if FAILS.swap(false, Ordering::SeqCst) {
+            return CKR_DEVICE_ERROR;
+        }
+        // SAFETY: the caller's room, for 64 numbers.
+        unsafe { (*ids, *count) = (SLOT.load(Ordering::SeqCst) as CK_SLOT_ID, 1) };
+        CKR_OK
+    }
+
+    #[test]
+    fn after_a_loss_the_slots_are_asked_for_until_the_module_says_which_there_are() {
+        let functions =
+            Box::leak(Box::new(CK_FUNCTION_LIST { C_GetSlotList: Some(slot_list), ..Default::default() }));
+        let module = Box::leak(Box::new(Module::new(Path::new("s"), None, ptr::null_mut(), functions)));
+        let instance = Instance::default();
+        let lost_while_asked = (&raw const instance).cast_mut();
+        let slot = || module.slots(&instance, false).map(|slots| slots[0].id()).ok();
+        assert_eq!(slot(), Some(1));
+        SLOT.store(2, Ordering::SeqCst);
+        assert_eq!(slot(), Some(1));
+        instance.losses.fetch_add(1, Ordering::SeqCst);
+        FAILS.store(true, Ordering::SeqCst);
+        assert_eq!(slot(), None);
+        assert_eq!(slot(), Some(2));
+        instance.losses.fetch_add(1, Ordering::SeqCst);
+        LOSES.store(lost_while_asked, Ordering::SeqCst);
+        assert_eq!(slot(), Some(2));
+        SLOT.store(3, Ordering::SeqCst);
+        assert_eq!(slot(), Some(3));
     }
 }

@@ -4,16 +4,21 @@
 //! A file of the runtime directory says from which source a token has rejected a PIN and what the source looked like then; nothing of the
 //! PIN and no hash of it. When the source changes, the file no longer counts.
 
-use std::fmt::Write;
-use std::fs;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use cryptoki_sys::CK_SLOT_ID;
 
 use super::SourceStamp;
+use super::family::hash;
+use super::turn::{Turn, share};
 use crate::chain::Chain;
-use crate::error::{Error, Reason};
+use crate::error::{Error, Reason, Result};
 use crate::secret::Pin;
 
 /// The rejected PINs of one module.
@@ -41,14 +46,20 @@ impl Rejected {
 
 /// What other processes are told of a rejected PIN.
 pub(super) struct Notice {
-    file: PathBuf,
+    directory: PathBuf,
+    name: String,
     content: String,
+    /// What the file said when it was last looked at.
+    said: Option<String>,
 }
+
+/// A longer name of a file ends with a number instead, which stands for all of it.
+const LONGEST: usize = 200;
 
 impl Notice {
     /// The notice about a PIN: which token's, and from which source.
     pub(super) fn new(directory: &Path, token: &str, stamp: &SourceStamp) -> Self {
-        let mut name = String::from("rejected-");
+        let mut name = String::new();
         for octet in format!("{token}/{}", stamp.source).bytes() {
             if octet.is_ascii_alphanumeric() {
                 name.push(octet.into());
@@ -57,44 +68,83 @@ impl Notice {
                 let _ = write!(name, "%{octet:02x}");
             }
         }
-        name.truncate(200);
-        Self { file: directory.join(name), content: format!("{}\n{}\n", stamp.source, stamp.changed) }
+        if name.len() > LONGEST {
+            let all = hash(&name);
+            name.truncate(LONGEST);
+            let _ = write!(name, "-{all:016x}");
+        }
+        let content = format!("{}\n{}\n", stamp.source, stamp.changed);
+        let mut notice = Self { directory: directory.to_owned(), name, content, said: None };
+        notice.read();
+        notice
     }
 
-    /// Whether a process has been told that this PIN is rejected, and its source is as it was.
+    fn read(&mut self) {
+        self.said = fs::read_to_string(self.file()).ok();
+    }
+
+    fn file(&self) -> PathBuf {
+        self.directory.join(format!("rejected-{}", self.name))
+    }
+
+    /// Whether a process had been told that this PIN is rejected, when the file was last looked at, and its source is as it was.
     pub(super) fn stands(&self) -> Option<Error> {
-        let said = fs::read_to_string(&self.file).ok()?;
-        (said == self.content).then(|| {
+        (self.said.as_ref() == Some(&self.content)).then(|| {
             let detail = format!(
                 "another process was told so, and {} has not changed since; if the HSM is what has changed, remove {}",
                 self.content.lines().next().unwrap_or_default(),
-                self.file.display()
+                self.file().display()
             );
             Error::new(Reason::PinRejected, detail)
         })
     }
 
+    /// Waits for other processes that try this PIN, and looks at what they say.
+    ///
+    /// # Errors
+    /// As for [`Turn::wait`].
+    pub(super) fn turn(&mut self, deadline: Instant) -> Result<Turn> {
+        let turn =
+            Turn::wait(&self.directory, &format!("turn-{}", self.name), hash(&self.content), deadline)?;
+        self.read();
+        Ok(turn)
+    }
+
     /// Tells other processes. Where the directory cannot be written they are not told.
     pub(super) fn post(&self) {
-        let fresh = self.file.with_extension(std::process::id().to_string());
-        if fs::write(&fresh, &self.content).and_then(|()| fs::rename(&fresh, &self.file)).is_err() {
+        static POSTED: AtomicUsize = AtomicUsize::new(0);
+        let number = POSTED.fetch_add(1, Ordering::Relaxed);
+        // The name has no point.
+        let fresh = self.file().with_extension(format!("{}-{number}", std::process::id()));
+        // Where somebody else may write too, he may have put a link there.
+        let _ = fs::remove_file(&fresh);
+        let told = File::create_new(&fresh)
+            .and_then(|mut file| {
+                file.write_all(self.content.as_bytes()).and_then(|()| share(&self.directory, &file))
+            })
+            .and_then(|()| fs::rename(&fresh, self.file()));
+        if told.is_err() {
             log::warn!(
                 "{} cannot be written: other processes will try the rejected PIN too",
-                self.file.display()
+                self.file().display()
             );
             let _ = fs::remove_file(&fresh);
         }
     }
 
-    /// Takes it back.
+    /// Takes back what was said of an older state of the source. What another process was told meanwhile stays: it may be about a newer one.
     pub(super) fn withdraw(&self) {
-        let _ = fs::remove_file(&self.file);
+        if self.said.is_some() && fs::read_to_string(self.file()).ok() == self.said {
+            let _ = fs::remove_file(self.file());
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
     fn pin(text: &str) -> Arc<Pin> {
         Arc::new(Pin::new(text.into()))
@@ -114,6 +164,7 @@ mod tests {
     #[test]
     fn a_notice_stands_until_the_source_changes() {
         let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
         let stamp = |changed: &str| SourceStamp { source: "/etc/pin".into(), changed: changed.into() };
         let notice = |changed: &str| Notice::new(directory.path(), "hsm1", &stamp(changed));
         assert!(notice("1").stands().is_none());
@@ -123,10 +174,53 @@ mod tests {
         let files: Vec<_> =
             fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().path()).collect();
         assert_eq!(files.len(), 1);
+        assert_eq!(fs::metadata(&files[0]).unwrap().permissions().mode() & 0o777, 0o666);
         let another = SourceStamp { source: "/etc/another".into(), ..stamp("1") };
         Notice::new(directory.path(), "hsm1", &another).withdraw();
         assert!(notice("1").stands().is_some());
-        notice("1").withdraw();
+        notice("2").withdraw();
         assert!(notice("1").stands().is_none());
+    }
+
+    #[test]
+    fn what_others_have_linked_to_is_not_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let victim = directory.path().join("victim");
+        fs::write(&victim, "as it was").unwrap();
+        let stamp = SourceStamp { source: "pin".into(), changed: "1".into() };
+        let notice = || Notice::new(directory.path(), "hsm1", &stamp);
+        let link = |name: String| std::os::unix::fs::symlink(&victim, directory.path().join(name)).unwrap();
+        link("turn-hsm1%2fpin".into());
+        link("rejected-hsm1%2fpin".into());
+        (0..100).for_each(|number| link(format!("rejected-hsm1%2fpin.{}-{number}", std::process::id())));
+        notice().turn(Instant::now()).unwrap().accepted();
+        notice().post();
+        assert!(notice().stands().is_some());
+        assert_eq!(fs::read_to_string(victim).unwrap(), "as it was");
+    }
+
+    #[test]
+    fn what_is_said_of_a_newer_state_is_not_taken_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let stamp = |changed: &str| SourceStamp { source: "/etc/pin".into(), changed: changed.into() };
+        let notice = |changed: &str| Notice::new(directory.path(), "hsm1", &stamp(changed));
+        notice("1").post();
+        // Its PIN is accepted when the next one is rejected already.
+        let second = notice("2");
+        notice("3").post();
+        second.withdraw();
+        assert!(notice("3").stands().is_some());
+    }
+
+    #[test]
+    fn sources_with_long_names_have_notices_of_their_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let notice = |name: &str| {
+            let stamp = SourceStamp { source: format!("/{}/{name}", "etc/".repeat(80)), changed: "1".into() };
+            Notice::new(directory.path(), "hsm1", &stamp)
+        };
+        notice("one").post();
+        notice("other").post();
+        assert!(notice("one").stands().is_some() && notice("other").stands().is_some());
     }
 }

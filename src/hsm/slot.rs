@@ -13,6 +13,7 @@ use super::rejected::Notice;
 use super::rv::Failed;
 use super::session::Pool;
 use super::token::{self, TokenInfo};
+use super::turn::Turn;
 use super::{Authenticator, Credential, Settings};
 use crate::error::{Error, Reason};
 use crate::secret::Pin;
@@ -209,8 +210,7 @@ impl Slot {
     }
 
     fn c_login(&self, session: CK_SESSION_HANDLE, client: &Client) -> Result<Login, Trouble> {
-        let Client { authenticator, settings, token, deadline } = *client;
-        let mut credential = authenticator.pin()?;
+        let mut credential = client.authenticator.pin()?;
         // A lost login is its user's: where somebody else's were made now, all that the user signs would fail from then on.
         if let Some(user) = self.module.user(self.id) {
             let gone = self.module.rejected.known(self.id, &user).is_some();
@@ -218,48 +218,15 @@ impl Slot {
                 return Err(conflict().into());
             }
         }
-        self.check_token(token)?;
         let mut refreshed = false;
         loop {
-            let pin = &credential.pin;
-            let notice = self.notice(&credential, settings);
-            let known = self.module.rejected.known(self.id, pin);
-            let known = known.or_else(|| notice.as_ref().and_then(Notice::stands));
-            let error = match known {
-                Some(error) => error,
-                None => match family::attempt(&credential, (self.module.path(), self.id), deadline) {
-                    Err(error) if error.reason() != Reason::PinRejected => return Err(error.into()),
-                    Err(error) => error,
-                    Ok(attempt) => match self.module.login(session, pin.as_bytes()) {
-                        Ok(()) => {
-                            attempt.accepted();
-                            self.module.set_user(self.id, pin);
-                            if let Some(notice) = notice {
-                                notice.withdraw();
-                            }
-                            return Ok(Login::Made(Arc::clone(pin)));
-                        }
-                        // Another user of the module in this process, or a process that this is a child of.
-                        Err(Failed { rv: CKR_USER_ALREADY_LOGGED_IN, .. }) => {
-                            return Ok(Login::Stood(Arc::clone(pin)));
-                        }
-                        Err(failed) => {
-                            let Some(error) = self.rejection(failed, pin, &authenticator.advice()) else {
-                                return Err(failed.into());
-                            };
-                            attempt.rejected();
-                            self.module.rejected.add(self.id, pin, &error);
-                            if let Some(notice) = notice {
-                                notice.post();
-                            }
-                            error
-                        }
-                    },
-                },
+            let error = match self.send_pin(session, &credential, client)? {
+                Ok(login) => return Ok(login),
+                Err(error) => error,
             };
             // The source may have changed since it was read. Once: the PIN that is read now is the last.
-            match authenticator.refresh() {
-                Ok(Some(fresh)) if !refreshed && !fresh.pin.same_as(pin) => {
+            match client.authenticator.refresh() {
+                Ok(Some(fresh)) if !refreshed && !fresh.pin.same_as(&credential.pin) => {
                     credential = fresh;
                     refreshed = true;
                 }
@@ -268,16 +235,91 @@ impl Slot {
         }
     }
 
+    /// Calls C_Login, when it is this PIN's turn; or says why it is rejected, where it has been before or is now.
+    fn send_pin(
+        &self,
+        session: CK_SESSION_HANDLE,
+        credential: &Credential,
+        client: &Client,
+    ) -> Result<Result<Login, Error>, Trouble> {
+        let pin = &credential.pin;
+        let (mut notice, known) = self.look(credential, client)?;
+        if let Some(error) = known {
+            return Ok(Err(error));
+        }
+        let attempt = match family::attempt(credential, (self.module.path(), self.id), client.deadline) {
+            Ok(attempt) => attempt,
+            Err(error) if error.reason() == Reason::PinRejected => return Ok(Err(error)),
+            Err(error) => return Err(error.into()),
+        };
+        let turn = notice.as_mut().map(|notice| notice.turn(client.deadline)).transpose()?;
+        if let Some(error) = notice.as_ref().and_then(Notice::stands) {
+            return Ok(Err(error));
+        }
+        if attempt.has_waited() || turn.as_ref().is_some_and(Turn::has_waited) {
+            // By now another process may have been told that it is wrong, and another token may be there.
+            let (notice_now, known) = self.look(credential, client)?;
+            if let Some(error) = known {
+                return Ok(Err(error));
+            }
+            notice = notice_now;
+        }
+        match self.module.login(session, pin.as_bytes()) {
+            Ok(()) => {
+                attempt.accepted();
+                if let Some(turn) = turn {
+                    turn.accepted();
+                }
+                self.module.set_user(self.id, pin);
+                if let Some(notice) = notice {
+                    notice.withdraw();
+                }
+                Ok(Ok(Login::Made(Arc::clone(pin))))
+            }
+            // Another user of the module in this process, or a process that this is a child of.
+            Err(Failed { rv: CKR_USER_ALREADY_LOGGED_IN, .. }) => Ok(Ok(Login::Stood(Arc::clone(pin)))),
+            Err(failed) => {
+                let Some(error) = self.rejection(failed, pin, &client.authenticator.advice()) else {
+                    return Err(failed.into());
+                };
+                attempt.rejected();
+                self.module.rejected.add(self.id, pin, &error);
+                if let Some(notice) = notice {
+                    notice.post();
+                }
+                Ok(Err(error))
+            }
+        }
+    }
+
+    /// What may be told to other processes of a PIN, and why it is rejected, where that is known.
+    ///
+    /// # Errors
+    /// CKR_TOKEN_NOT_PRESENT where the token is not the one that is meant; C_GetTokenInfo's.
+    fn look(
+        &self,
+        credential: &Credential,
+        client: &Client,
+    ) -> Result<(Option<Notice>, Option<Error>), Failed> {
+        self.check_token(client.token)?;
+        let notice = self.notice(credential, client.settings)?;
+        let known = self.module.rejected.known(self.id, &credential.pin);
+        let known = known.or_else(|| notice.as_ref().and_then(Notice::stands));
+        Ok((notice, known))
+    }
+
     /// What the token calls itself, or did when it was last asked.
     fn named(&self) -> Result<Arc<TokenInfo>, Failed> {
         self.known_token().map_or_else(|| self.ask_token(), Ok)
     }
 
-    fn notice(&self, credential: &Credential, settings: &Settings) -> Option<Notice> {
-        let directory = settings.runtime_directory.as_deref()?;
-        let stamp = credential.stamp.as_ref()?;
-        let token = self.named().map(|token| format!("{}/{}", token.label, token.serial)).unwrap_or_default();
-        Some(Notice::new(directory, &token, stamp))
+    fn notice(&self, credential: &Credential, settings: &Settings) -> Result<Option<Notice>, Failed> {
+        let Some((directory, stamp)) = settings.runtime_directory.as_deref().zip(credential.stamp.as_ref())
+        else {
+            return Ok(None);
+        };
+        let token = self.named()?;
+        Ok(Some(Notice::new(directory, &format!("{}/{}", token.label, token.serial), stamp)))
     }
 
     /// The error of a login that failed because of the PIN; `None` where it failed for another reason.

@@ -29,7 +29,7 @@ pub struct Keys {
     hsm: OnceBox<Hsm>,
     verifier: Option<Arc<dyn Verifier>>,
     /// What users were asked for, so that they are asked once for each token.
-    entered: Chain<(TokenAttributes, Arc<Pin>)>,
+    entered: Chain<(TokenAttributes, Arc<PinSource>)>,
     /// The configured PIN, where it was read before any key: see [`Keys::foresee`].
     foreseen: OnceBox<Arc<PinSource>>,
     workers: Arc<Workers>,
@@ -205,28 +205,28 @@ impl Keys {
         if let (None, None, Some(source)) = (&uri.pin_value, &uri.pin_source, self.foreseen.get()) {
             return Ok(Arc::clone(source) as Arc<dyn Authenticator>);
         }
-        let mut source = PinSource::new(uri, config.pin.as_ref(), &self.environment)?;
-        if !source.is_named() && hsm.wants_pin(&query(uri, Some(ObjectClass::PrivateKey))) {
-            if let Some(pin) = self.entered(&uri.token, ask)? {
-                source = PinSource::entered(pin);
-            }
-        }
+        let named = PinSource::new(uri, config.pin.as_ref(), &self.environment)?;
+        // Nobody is asked for the PIN of a token that wants none.
+        let asks = !named.is_named() && hsm.wants_pin(&query(uri, Some(ObjectClass::PrivateKey)));
+        let entered = if asks { self.entered(&uri.token, ask)? } else { None };
+        let source = entered.unwrap_or_else(|| Arc::new(named));
         // Now, as a server that has given up its rights cannot read the file later.
         source.resolve();
-        Ok(Arc::new(source))
+        Ok(source)
     }
 
-    fn entered(&self, token: &TokenAttributes, ask: &mut Ask) -> Result<Option<Arc<Pin>>> {
-        // The last one. What the HSM has rejected is not what the user meant.
+    fn entered(&self, token: &TokenAttributes, ask: &mut Ask) -> Result<Option<Arc<PinSource>>> {
+        // The last one. What this token has rejected is not what the user meant.
         let known = self.entered.iter().filter(|(of, _)| of == token).last();
-        if let Some((_, pin)) = known.filter(|(_, pin)| !family::is_rejected(pin)) {
-            return Ok(Some(Arc::clone(pin)));
+        if let Some((_, source)) = known.filter(|(_, source)| !source.is_rejected()) {
+            return Ok(Some(Arc::clone(source)));
         }
-        let pin = ask()?.map(|octets| Arc::new(Pin::from(octets)));
-        if let Some(pin) = &pin {
-            self.entered.push((token.clone(), Arc::clone(pin)));
+        let entered = |octets| Arc::new(PinSource::entered(Arc::new(Pin::from(octets))));
+        let source = ask()?.map(entered);
+        if let Some(source) = &source {
+            self.entered.push((token.clone(), Arc::clone(source)));
         }
-        Ok(pin)
+        Ok(source)
     }
 }
 

@@ -6,6 +6,7 @@ mod support;
 
 mod control;
 mod counts;
+mod families;
 mod faults;
 mod forks;
 mod keys;

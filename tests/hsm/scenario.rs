@@ -129,8 +129,13 @@ impl Inside {
 
     /// What the stand-in has counted in this process.
     pub fn count(&self, name: &str) -> u64 {
-        let own = self.directory.join(format!("counts/{}.counts", std::process::id()));
-        let text = std::fs::read_to_string(own).unwrap_or_default();
+        self.count_of(std::process::id() as libc::pid_t, name)
+    }
+
+    /// The same in another process.
+    pub fn count_of(&self, process: libc::pid_t, name: &str) -> u64 {
+        let its = self.directory.join(format!("counts/{process}.counts"));
+        let text = std::fs::read_to_string(its).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(char::is_whitespace));
         line.map_or(0, |value| value.trim().parse().expect("a number"))
     }
