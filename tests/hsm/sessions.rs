@@ -211,11 +211,37 @@ fn a_session_is_kept_after_an_answer_that_is_about_the_data_or_the_key() {
 #[test]
 fn a_cloudhsm_does_not_get_a_session_back_in_the_middle_of_whose_operation_it_failed() {
     scenario(CLOUDHSM, one_key, |inside| {
-        let (key, public) = (inside.hsm().key(labelled("signing"), inside.auth()), inside.public("signing"));
+        let (key, public) = inside.signing();
         inside.signs(&key, &public, DATA);
         inside.control("error on=C_Decrypt once code=0x40");
         assert!(key.decrypt(&Mechanism::RsaPkcs, &[7; 256], &mut [0; 256]).is_err());
         inside.signs(&key, &public, DATA);
         assert_eq!(inside.count("calls.C_OpenSession"), 2);
+        // The key or the login, which C_SignInit has not missed.
+        for (number, code) in (3..).zip(["0x60", "0x82", "0x101"]) {
+            inside.control(&format!("error on=C_Sign once begun code={code}"));
+            (0..2).for_each(|_| inside.signs(&key, &public, DATA));
+            assert_eq!((inside.count("traps"), inside.count("calls.C_OpenSession")), (0, number), "{code}");
+        }
+        inside.control("error on=C_Sign once begun code=0x68");
+        assert_eq!(sign(&key, DATA).unwrap_err().reason(), Reason::KeyNotPermitted);
+        inside.signs(&key, &public, DATA);
+        assert_eq!(inside.count("traps"), 0);
+    });
+}
+
+#[test]
+fn a_session_in_the_middle_of_a_search_is_not_used_again() {
+    scenario(CLOUDHSM, two_keys, |inside| {
+        let (hsm, auth) = (inside.hsm(), inside.auth());
+        for code in ["0x101", "0x82"] {
+            inside.control(&format!(
+                "error on=C_FindObjects once begun code={code}\nerror on=C_FindObjectsFinal once begun code=0x6"
+            ));
+            for label in ["signing", "other"] {
+                inside.signs(&hsm.key(labelled(label), auth.clone()), &inside.public(label), DATA);
+            }
+            assert_eq!(inside.count("traps"), 0, "{code}");
+        }
     });
 }
