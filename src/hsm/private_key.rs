@@ -152,7 +152,7 @@ impl PrivateKey {
             if warm.len() == sessions {
                 break None;
             }
-            match slot.session(settings, Instant::now()) {
+            match slot.session(settings, Instant::now(), Some(binding.instance), false) {
                 Ok(session) => warm.push(session),
                 Err(trouble) => break Some(trouble),
             }
@@ -273,7 +273,9 @@ impl PrivateKey {
         let (binding, epoch, session) = loop {
             let (binding, epoch) = self.bound(ladder, seen)?;
             let slot = &binding.slot;
-            let session = match slot.session(self.0.hsm.settings(), ladder.deadline()) {
+            let fresh = std::mem::take(&mut seen.fresh);
+            let instance = Some(binding.instance);
+            let session = match slot.session(self.0.hsm.settings(), ladder.deadline(), instance, fresh) {
                 Ok(session) => session,
                 Err(trouble) => {
                     seen.relied_on(&binding, epoch);
@@ -287,12 +289,12 @@ impl PrivateKey {
             slot.pool.put(session);
         };
         let slot = &binding.slot;
-        let result = work(slot.module(), session, &binding);
+        let result = work(slot.module(), session.handle(), &binding);
         match &result {
             Ok(_) => slot.pool.put(session),
             Err(trouble) => {
                 seen.relied_on(&binding, epoch);
-                slot.after_failure(session, trouble, seen.failures > 0);
+                seen.fresh = slot.after_failure(session, trouble);
             }
         }
         // That may have been before the call was made: then its result says nothing of this key. Only a thread that was held up for

@@ -26,6 +26,8 @@ pub(super) struct Seen {
     pub(super) login: Option<(Arc<Slot>, u64)>,
     pub(super) binding: Option<u64>,
     pub(super) failures: u32,
+    /// The module did not know the last session any more: the next one is not to be an idle one.
+    pub(super) fresh: bool,
 }
 
 /// What failed in one of several slots, and the login there.
@@ -199,11 +201,12 @@ impl<'a> Visit<'a> {
         seen: &mut Seen,
         work: impl FnOnce(CK_SESSION_HANDLE, &mut Seen) -> Result<(), Trouble>,
     ) -> Result<(), Trouble> {
-        let session = slot.session(self.hsm.settings(), self.ladder.deadline())?;
-        let result = work(session, seen);
+        let fresh = std::mem::take(&mut seen.fresh);
+        let session = slot.session(self.hsm.settings(), self.ladder.deadline(), seen.instance, fresh)?;
+        let result = work(session.handle(), seen);
         match &result {
             Ok(()) => slot.pool.put(session),
-            Err(trouble) => slot.after_failure(session, trouble, seen.failures > 0),
+            Err(trouble) => seen.fresh = slot.after_failure(session, trouble),
         }
         result
     }
