@@ -140,7 +140,7 @@ pub(super) fn session_fate(failed: Failed) -> Fate {
         | CKR_KEY_FUNCTION_NOT_PERMITTED
         | CKR_KEY_TYPE_INCONSISTENT
         | CKR_KEY_SIZE_RANGE
-            if matches!(failed.function, "C_SignInit" | "C_DecryptInit") =>
+            if matches!(failed.function, "C_SignInit" | "C_DecryptInit" | "C_DeriveKey") =>
         {
             Fate::Keep
         }
@@ -148,6 +148,8 @@ pub(super) fn session_fate(failed: Failed) -> Fate {
         | CKR_OBJECT_HANDLE_INVALID
         | CKR_USER_NOT_LOGGED_IN
         | CKR_KEY_FUNCTION_NOT_PERMITTED
+        | CKR_KEY_TYPE_INCONSISTENT
+        | CKR_MECHANISM_INVALID
         | CKR_DATA_INVALID
         | CKR_DATA_LEN_RANGE
         | CKR_ENCRYPTED_DATA_INVALID

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use cryptoki_sys::*;
 
+use super::held::Held;
 use super::object::{self, Attributes, Template};
 use super::pair::Elliptic;
 use super::private_key::Binding;
@@ -34,10 +35,16 @@ pub(super) struct Seen {
 type Lost = (Failed, Option<(Arc<Slot>, u64)>);
 
 impl Seen {
-    /// What was lost in one of several slots: it is that slot's login that may have to be made again, and not the last one's.
-    fn lost(&mut self, (failed, login): Lost) -> Trouble {
-        self.login = login;
-        failed.into()
+    /// Fails where one of the slots was lost, or did not say what is in it: it may have what was not found in the others. It is that slot's
+    /// login that may have to be made again, and not the last one's.
+    fn all_answered(&mut self, lost: Option<Lost>, reach: &Reach) -> Result<(), Trouble> {
+        match lost.or(reach.unanswered().map(|failed| (failed, None))) {
+            Some((failed, login)) => {
+                self.login = login;
+                Err(failed.into())
+            }
+            None => Ok(()),
+        }
     }
 
     /// An attempt with a key that was found before, in an epoch of its binding, has failed.
@@ -93,9 +100,9 @@ fn list_once(
     while let Some(slot) = reach.next()? {
         let visit = Visit::new(hsm, query, authenticator, ladder);
         seen.login = None;
-        let visited = visit.slot(&slot, seen, |session, seen| {
+        let visited = visit.slot(&slot, seen, |held, seen| {
             for class in classes.clone() {
-                visit.class(&slot, session, class, reach.epoch(), seen, &mut objects)?;
+                visit.class(&slot, held, class, reach.epoch(), seen, &mut objects)?;
             }
             Ok(())
         });
@@ -111,10 +118,8 @@ fn list_once(
             Err(trouble) => return Err(trouble),
         }
     }
-    match lost.or(reach.unanswered().map(|failed| (failed, None))) {
-        Some(lost) => Err(seen.lost(lost)),
-        None => Ok(objects),
-    }
+    seen.all_answered(lost, &reach)?;
+    Ok(objects)
 }
 
 /// Finds a private key: by what it is called and by its public half. Where several tokens have the name, and one is lost, the key is
@@ -132,7 +137,8 @@ pub(super) fn bind(
         let visit = Visit::new(hsm, query, authenticator, ladder);
         let mut binding = None;
         seen.login = None;
-        let visited = visit.slot(&slot, seen, |session, seen| {
+        let visited = visit.slot(&slot, seen, |held, seen| {
+            let session = held.handle();
             let login = visit.log_in(&slot, session, seen)?;
             let (found, login) = visit.find_private(&slot, session, login, seen)?;
             let elliptic = query.public.as_ref().filter(|public| Elliptic::of(public).is_some());
@@ -145,7 +151,7 @@ pub(super) fn bind(
                         return Err(visit.ambiguous(&slot, session, several)?.into());
                     };
                     others = true;
-                    (visit.private_half(&slot, session, several, public, verifier)?, true)
+                    (visit.private_half(held, several, public, verifier)?, true)
                 }
                 // Several of one public half are one key.
                 ([first, ..], None) if query.public.is_some() => (Some(*first), true),
@@ -163,9 +169,7 @@ pub(super) fn bind(
             (Err(trouble), _) => return Err(trouble),
         }
     }
-    if let Some(lost) = lost.or(reach.unanswered().map(|failed| (failed, None))) {
-        return Err(seen.lost(lost));
-    }
+    seen.all_answered(lost, &reach)?;
     let (reason, advice) = if others {
         (Reason::KeyMismatch, "where that is the right one, write the key file anew")
     } else {
@@ -199,15 +203,12 @@ impl<'a> Visit<'a> {
         &self,
         slot: &Slot,
         seen: &mut Seen,
-        work: impl FnOnce(CK_SESSION_HANDLE, &mut Seen) -> Result<(), Trouble>,
+        work: impl FnOnce(&mut Held, &mut Seen) -> Result<(), Trouble>,
     ) -> Result<(), Trouble> {
         let fresh = std::mem::take(&mut seen.fresh);
-        let session = slot.session(self.hsm.settings(), self.ladder.deadline(), seen.instance, fresh)?;
-        let result = work(session.handle(), seen);
-        match &result {
-            Ok(()) => slot.pool.put(session),
-            Err(trouble) => seen.fresh = slot.after_failure(session, trouble),
-        }
+        let mut held = Held::take(slot, self.hsm.settings(), self.ladder.deadline(), seen.instance, fresh)?;
+        let result = work(&mut held, seen);
+        seen.fresh = held.give_back(&result);
         result
     }
 
@@ -325,12 +326,13 @@ impl<'a> Visit<'a> {
     fn class(
         &self,
         slot: &Arc<Slot>,
-        session: CK_SESSION_HANDLE,
+        held: &mut Held,
         class: ObjectClass,
         instance: u64,
         seen: &mut Seen,
         objects: &mut Vec<Object>,
     ) -> Result<(), Trouble> {
+        let session = held.handle();
         let found = if class == ObjectClass::PrivateKey {
             let login = self.log_in(slot, session, seen)?;
             self.find_private(slot, session, login, seen)?.0
@@ -340,10 +342,10 @@ impl<'a> Visit<'a> {
         let login = slot.login_epoch();
         for handle in found {
             let number = if class == ObjectClass::Certificate { CKO_CERTIFICATE } else { CKO_PRIVATE_KEY };
-            let mut attributes = object::read(slot.module(), session, handle, number)?;
+            let mut attributes = object::read(slot.module(), held.handle(), handle, number)?;
             let (public, proven) = match &attributes.public {
                 None if class == ObjectClass::PrivateKey => {
-                    self.public_half(slot, session, handle, &attributes)?.unzip()
+                    self.public_half(held, handle, &attributes)?.unzip()
                 }
                 public => (public.clone(), Some(true)),
             };

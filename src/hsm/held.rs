@@ -1,0 +1,69 @@
+//! The session of a search, which goes on in another one where a call leaves it in the middle of something.
+
+use std::time::Instant;
+
+use cryptoki_sys::{CK_INVALID_HANDLE, CK_SESSION_HANDLE};
+
+use super::Settings;
+use super::module::Module;
+use super::recover::{Fate, Trouble, session_fate};
+use super::rv::Failed;
+use super::session::Session;
+use super::slot::Slot;
+
+/// A session of a slot.
+pub(super) struct Held<'a> {
+    slot: &'a Slot,
+    settings: &'a Settings,
+    deadline: Instant,
+    instance: Option<u64>,
+    /// `None` where there was no other one to go on with.
+    session: Option<Session>,
+}
+
+impl<'a> Held<'a> {
+    /// See [`Slot::session`].
+    pub(super) fn take(
+        slot: &'a Slot,
+        settings: &'a Settings,
+        deadline: Instant,
+        instance: Option<u64>,
+        fresh: bool,
+    ) -> Result<Self, Trouble> {
+        let session = Some(slot.session(settings, deadline, instance, fresh)?);
+        Ok(Self { slot, settings, deadline, instance, session })
+    }
+
+    pub(super) fn module(&self) -> &'static Module {
+        self.slot.module()
+    }
+
+    /// The number of the session.
+    pub(super) fn handle(&self) -> CK_SESSION_HANDLE {
+        self.session.as_ref().map_or(CK_INVALID_HANDLE, Session::handle)
+    }
+
+    /// After a call that failed and is not to end the search: another session where it is not known what was begun in this one.
+    pub(super) fn go_on(&mut self, failed: Failed) -> Result<(), Trouble> {
+        if session_fate(failed) == Fate::Keep {
+            return Ok(());
+        }
+        if let Some(session) = self.session.take() {
+            self.slot.after_failure(session, &Trouble::Call(failed));
+        }
+        self.session = Some(self.slot.session(self.settings, self.deadline, self.instance, false)?);
+        Ok(())
+    }
+
+    /// Gives it back, or lets go of it. The result is that of [`Slot::after_failure`].
+    pub(super) fn give_back<T>(self, result: &Result<T, Trouble>) -> bool {
+        match (self.session, result) {
+            (Some(session), Err(trouble)) => self.slot.after_failure(session, trouble),
+            (Some(session), Ok(_)) => {
+                self.slot.pool.put(session);
+                false
+            }
+            (None, _) => false,
+        }
+    }
+}
