@@ -166,6 +166,27 @@ fn many_sessions_that_are_lost_cost_a_signature_one_failure() {
     });
 }
 
+#[test]
+fn whoever_waits_for_a_session_of_a_module_that_was_initialised_anew_opens_none() {
+    scenario(&format!("{CLOUDHSM}sessions = 2\n"), one_key, |inside| {
+        let public = inside.public("signing");
+        let retry_time = Duration::from_secs(3);
+        let hsm = Hsm::new(Settings { max_sessions: 2, retry_time, ..inside.settings() });
+        let key = hsm.key(labelled("signing"), inside.auth());
+        inside.signs(&key, &public, DATA);
+        for _ in 0..3 {
+            inside.control("block on=C_Sign times=2 ms=300 code=0x190");
+            thread::scope(|scope| {
+                for _ in 0..12 {
+                    scope.spawn(|| (0..5).for_each(|_| inside.signs(&key, &public, DATA)));
+                }
+                thread::sleep(Duration::from_millis(100));
+                Pkcs11::new(Recorder::module()).unwrap().finalize().unwrap();
+            });
+        }
+    });
+}
+
 /// Finalises the module and initialises it, as somebody else in the process may.
 fn start_anew() {
     Pkcs11::new(Recorder::module()).unwrap().finalize().unwrap();
