@@ -19,6 +19,8 @@ pub(super) struct Held<'a> {
     instance: Option<u64>,
     /// `None` where there was no other one to go on with.
     session: Option<Session>,
+    /// There is a secret in it that could not be destroyed.
+    pub(super) secret_stays: bool,
 }
 
 impl<'a> Held<'a> {
@@ -31,7 +33,7 @@ impl<'a> Held<'a> {
         fresh: bool,
     ) -> Result<Self, Trouble> {
         let session = Some(slot.session(settings, deadline, instance, fresh)?);
-        Ok(Self { slot, settings, deadline, instance, session })
+        Ok(Self { slot, settings, deadline, instance, session, secret_stays: false })
     }
 
     pub(super) fn module(&self) -> &'static Module {
@@ -48,22 +50,14 @@ impl<'a> Held<'a> {
         if session_fate(failed) == Fate::Keep {
             return Ok(());
         }
-        if let Some(session) = self.session.take() {
-            self.slot.after_failure(session, &Trouble::Call(failed));
-        }
+        self.let_go(&Err::<(), _>(failed.into()));
         self.session = Some(self.slot.session(self.settings, self.deadline, self.instance, false)?);
         Ok(())
     }
 
-    /// Gives it back, or lets go of it. The result is that of [`Slot::after_failure`].
-    pub(super) fn give_back<T>(self, result: &Result<T, Trouble>) -> bool {
-        match (self.session, result) {
-            (Some(session), Err(trouble)) => self.slot.after_failure(session, trouble),
-            (Some(session), Ok(_)) => {
-                self.slot.pool.put(session);
-                false
-            }
-            (None, _) => false,
-        }
+    /// Gives it back, or lets go of it. The result is that of [`Slot::after`].
+    pub(super) fn let_go<T>(&mut self, result: &Result<T, Trouble>) -> bool {
+        let stays = std::mem::take(&mut self.secret_stays);
+        self.session.take().is_some_and(|session| self.slot.after(session, result.as_ref().err(), stays))
     }
 }

@@ -99,7 +99,9 @@ impl Proof {
             return Ok(Some(Proof::Signature(signature)));
         }
         let Some(curve) = elliptic.curve() else { return Ok(None) };
-        let derived = object::derive(module, held.handle(), key, curve.generator, curve.size());
+        let session = held.handle();
+        let derived =
+            object::derive(module, session, key, curve.generator, curve.size(), &mut held.secret_stays);
         Ok(permitted(derived, held)?.map(Proof::X))
     }
 
@@ -136,10 +138,11 @@ pub(super) fn prove_by_deriving(
     session: CK_SESSION_HANDLE,
     key: CK_OBJECT_HANDLE,
     public: &PublicKey,
+    stays: &mut bool,
 ) -> Result<(), Trouble> {
     let PublicKey::Ec(ec) = public else { return Ok(()) };
     let curve = ec.curve()?;
-    let x = object::derive(module, session, key, curve.generator, curve.size())?;
+    let x = object::derive(module, session, key, curve.generator, curve.size(), stays)?;
     if ec.point[1..=curve.size()] == x[..] { Ok(()) } else { Err(Error::from(Reason::KeyMismatch).into()) }
 }
 

@@ -208,7 +208,7 @@ impl<'a> Visit<'a> {
         let fresh = std::mem::take(&mut seen.fresh);
         let mut held = Held::take(slot, self.hsm.settings(), self.ladder.deadline(), seen.instance, fresh)?;
         let result = work(&mut held, seen);
-        seen.fresh = held.give_back(&result);
+        seen.fresh = held.let_go(&result);
         result
     }
 

@@ -90,9 +90,17 @@ impl Slot {
         self.pool.take(settings.max_sessions, deadline, fresh, open, close)
     }
 
-    /// Gives back or lets go of a session in which something failed. The result says whether the module did not know it any more: idle
-    /// ones may be as dead.
-    pub(super) fn after_failure(&self, session: Session, trouble: &Trouble) -> bool {
+    /// Gives back a session or, where something failed in it or a secret stays in it, lets go of it. The result says whether the module
+    /// did not know it any more: idle ones may be as dead.
+    pub(super) fn after(&self, session: Session, trouble: Option<&Trouble>, secret_stays: bool) -> bool {
+        let Some(trouble) = trouble else {
+            if secret_stays {
+                self.pool.discard(session, Fate::Close);
+            } else {
+                self.pool.put(session);
+            }
+            return false;
+        };
         let fate = match trouble {
             Trouble::Call(failed) | Trouble::Doubtful(failed) | Trouble::Undecryptable(failed) => {
                 session_fate(*failed)
@@ -102,7 +110,7 @@ impl Slot {
             Trouble::Permanent(_) | Trouble::Unreachable { .. } | Trouble::Overtaken => Fate::Keep,
         };
         // Elsewhere an operation that is still there, against the standard, is met as CKR_OPERATION_ACTIVE by the next one.
-        let closes = fate == Fate::Ended && self.is_cloudhsm();
+        let closes = secret_stays && fate != Fate::Dead || fate == Fate::Ended && self.is_cloudhsm();
         self.pool.discard(session, if closes { Fate::Close } else { fate });
         fate == Fate::Dead
     }

@@ -178,6 +178,37 @@ fn a_key_that_is_refused_in_the_middle_of_a_proof_spoils_no_other_signature() {
     );
 }
 
+#[test]
+fn a_session_in_which_a_secret_stays_is_closed() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_ec("prime256v1", "signing")),
+        |inside| {
+            let key = inside.hsm().key(key_file(inside, "signing", "signing"), inside.auth());
+            let PublicKey::Ec(peer) = public(inside, "signing") else { unreachable!() };
+            let closed = || {
+                key.derive(&peer.point, 32).unwrap();
+                inside.count("calls.C_OpenSession") - 1
+            };
+            assert_eq!(closed(), 0);
+            for (number, code) in (1..).zip(["0x6", "0x54"]) {
+                inside.control(&format!("error on=C_DestroyObject once code={code}"));
+                assert_eq!((closed(), closed()), (number - 1, number), "{code}");
+            }
+            // It is gone already.
+            inside.control("error on=C_DestroyObject once code=0x82");
+            assert_eq!((closed(), closed()), (2, 2));
+            // The proof of a new key file's derives too.
+            let key = inside.hsm().key(key_file(inside, "signing", "signing"), inside.auth());
+            inside.control("error on=C_DestroyObject once code=0x6");
+            key.derive(&peer.point, 32).unwrap();
+            key.derive(&peer.point, 32).unwrap();
+            assert_eq!(inside.count("calls.C_OpenSession"), 4);
+            assert_eq!(inside.count("calls.C_CloseSession"), 3);
+        },
+    );
+}
+
 /// An EC key pair whose private half may derive and not sign, without ids and with two labels. SoftHSM2's tools make none.
 fn generate_deriving(label: &str, pin: &[u8]) -> EcPublicKey {
     let module = ManuallyDrop::new(Pkcs11::new(Recorder::module()).unwrap());
