@@ -25,15 +25,27 @@ pub(super) struct Held<'a> {
 
 impl<'a> Held<'a> {
     /// See [`Slot::session`].
-    pub(super) fn take(
+    pub(super) fn new(
         slot: &'a Slot,
         settings: &'a Settings,
         deadline: Instant,
         instance: Option<u64>,
         fresh: bool,
     ) -> Result<Self, Trouble> {
-        let session = Some(slot.session(settings, deadline, instance, fresh)?);
-        Ok(Self { slot, settings, deadline, instance, session, secret_stays: false })
+        let mut held = Self { slot, settings, deadline, instance, session: None, secret_stays: false };
+        held.take(fresh)?;
+        Ok(held)
+    }
+
+    fn take(&mut self, fresh: bool) -> Result<(), Trouble> {
+        let session = self.slot.session(self.settings, self.deadline, self.instance, fresh)?;
+        // Whoever waited for one may have waited too long: its number may be another session's in the module as it is now.
+        if self.module().epoch() != self.instance {
+            self.slot.pool.put(session);
+            return Err(Trouble::Overtaken);
+        }
+        self.session = Some(session);
+        Ok(())
     }
 
     pub(super) fn module(&self) -> &'static Module {
@@ -51,8 +63,7 @@ impl<'a> Held<'a> {
             return Ok(());
         }
         self.let_go(&Err::<(), _>(failed.into()));
-        self.session = Some(self.slot.session(self.settings, self.deadline, self.instance, false)?);
-        Ok(())
+        self.take(false)
     }
 
     /// Gives it back, or lets go of it. The result is that of [`Slot::after`].

@@ -292,10 +292,13 @@ impl PrivateKey {
         let slot = &binding.slot;
         let mut stays = false;
         let result = work(slot.module(), session.handle(), &binding, &mut stays);
-        if result.is_err() {
-            seen.relied_on(&binding, epoch);
+        match &result {
+            Ok(_) if !stays => slot.pool.put(session),
+            _ => {
+                seen.relied_on(&binding, epoch);
+                seen.fresh = slot.after(session, result.as_ref().err(), stays);
+            }
         }
-        seen.fresh = slot.after(session, result.as_ref().err(), stays);
         // That may have been before the call was made: then its result says nothing of this key. Only a thread that was held up for
         // as long as a login takes can meet it.
         if result.is_ok() && binding.overtaken() && ladder.time() > HELD_UP {

@@ -206,7 +206,7 @@ impl<'a> Visit<'a> {
         work: impl FnOnce(&mut Held, &mut Seen) -> Result<(), Trouble>,
     ) -> Result<(), Trouble> {
         let fresh = std::mem::take(&mut seen.fresh);
-        let mut held = Held::take(slot, self.hsm.settings(), self.ladder.deadline(), seen.instance, fresh)?;
+        let mut held = Held::new(slot, self.hsm.settings(), self.ladder.deadline(), seen.instance, fresh)?;
         let result = work(&mut held, seen);
         seen.fresh = held.let_go(&result);
         result

@@ -122,6 +122,24 @@ impl Pool {
         open: impl Fn() -> Option<Result<CK_SESSION_HANDLE, Failed>>,
         close: impl Fn(CK_SESSION_HANDLE) -> Result<(), Failed>,
     ) -> Result<Session, Trouble> {
+        if !fresh {
+            if let Some(session) = self.lock().idle.pop() {
+                return Ok(session);
+            }
+        }
+        self.open_or_wait(limit, deadline, fresh, open, close)
+    }
+
+    /// [`Pool::take`] where that is not all.
+    #[cold]
+    fn open_or_wait(
+        &self,
+        limit: usize,
+        deadline: Instant,
+        fresh: bool,
+        open: impl Fn() -> Option<Result<CK_SESSION_HANDLE, Failed>>,
+        close: impl Fn(CK_SESSION_HANDLE) -> Result<(), Failed>,
+    ) -> Result<Session, Trouble> {
         let (mut doubles, mut made_room) = (0, false);
         let mut state = self.lock();
         loop {

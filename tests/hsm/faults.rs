@@ -149,7 +149,9 @@ fn mixed(inside: &Inside, seed: usize) {
 
 #[test]
 fn faults_in_five_calls_of_a_hundred_cost_no_signature() {
-    scenario(CLOUDHSM, one_key, |inside| (1..=soak(2, 5)).for_each(|seed| mixed(inside, seed)));
+    scenario(&format!("{CLOUDHSM}sessions = 40\n"), one_key, |inside| {
+        (1..=soak(2, 5)).for_each(|seed| mixed(inside, seed))
+    });
 }
 
 #[test]

@@ -310,9 +310,15 @@ fn a_session_is_kept_after_an_answer_that_is_about_the_data_or_the_key() {
             assert_eq!(error.reason(), Reason::Decryption);
             inside.signs(&key, &public, DATA);
         }
-        for (call, code) in [("C_SignInit", "0x68"), ("C_SignInit", "0x70"), ("C_Sign", "0x21")] {
+        let refused =
+            [("C_SignInit", "0x68"), ("C_SignInit", "0x70"), ("C_Sign", "0x21"), ("C_Sign", "0x68")];
+        for (call, code) in refused {
             inside.control(&format!("error on={call} once code={code}"));
             assert!(sign(&key, DATA).is_err());
+            inside.signs(&key, &public, DATA);
+        }
+        for code in ["0x60", "0x82", "0x101"] {
+            inside.control(&format!("error on=C_Sign once code={code}"));
             inside.signs(&key, &public, DATA);
         }
         assert_eq!((inside.count("calls.C_OpenSession"), inside.count("calls.C_CloseSession")), (1, 0));
