@@ -174,6 +174,12 @@ fn a_key_that_is_refused_in_the_middle_of_a_proof_spoils_no_other_signature() {
                 assert_eq!(inside.count("traps"), 0, "{code}");
                 assert_eq!(inside.count("calls.C_OpenSession") - opened, 2, "{code}");
             }
+            // Nothing is begun where both calls refuse it at once.
+            let opened = inside.count("calls.C_OpenSession");
+            inside.control("error on=C_SignInit,C_DeriveKey times=2 code=0x68");
+            let listed = hsm.list(&labelled("twin"), &auth).unwrap();
+            assert_eq!(listed.iter().filter(|object| object.public.is_none()).count(), 1);
+            assert_eq!(inside.count("calls.C_OpenSession"), opened);
         },
     );
 }
