@@ -95,7 +95,8 @@ fn once(visit: &Visit, key: &NewKey, seen: &mut Seen) -> Result<Object, Trouble>
         return Err(Error::new(Reason::TokenAmbiguous, detail).into());
     };
     let mut made = None;
-    visit.slot(&slot, seen, |session, seen| {
+    visit.slot(&slot, seen, |held, seen| {
+        let session = held.handle();
         let login = visit.log_in(&slot, session, seen)?;
         let (found, login) = visit.find_private(&slot, session, login, seen)?;
         if !found.is_empty() {

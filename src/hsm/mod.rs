@@ -6,6 +6,7 @@
 pub(crate) mod family;
 pub(crate) mod fork;
 mod generate;
+mod held;
 mod load_error;
 mod module;
 mod object;

@@ -336,10 +336,10 @@ impl Module {
         check("C_OpenSession", rv).map(|()| session)
     }
 
-    /// C_CloseSession. What it returns changes nothing.
-    pub(super) fn close_session(&self, session: CK_SESSION_HANDLE) {
+    /// C_CloseSession.
+    pub(super) fn close_session(&self, session: CK_SESSION_HANDLE) -> Result<(), Failed> {
         // SAFETY: a handle is a number.
-        let _ = unsafe { call!(self, C_CloseSession(session)) };
+        check("C_CloseSession", unsafe { call!(self, C_CloseSession(session)) })
     }
 
     /// C_Login of the user.

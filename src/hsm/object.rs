@@ -200,13 +200,15 @@ pub(super) fn generate_pair(
     check("C_GenerateKeyPair", rv).map(|()| (public_key, private_key))
 }
 
-/// The secret of ECDH: derived as a session object (section 5.13), read, and destroyed again.
+/// The secret of ECDH: derived as a session object (section 5.13), read, and destroyed again. `stays` says that it was not: it ends with
+/// the session.
 pub(super) fn derive(
     module: &Module,
     session: CK_SESSION_HANDLE,
     key: CK_OBJECT_HANDLE,
     point: &[u8],
     size: usize,
+    stays: &mut bool,
 ) -> Result<Zeroizing<Vec<u8>>, Trouble> {
     let mut point = point.to_vec();
     let mut parameters = CK_ECDH1_DERIVE_PARAMS {
@@ -239,8 +241,9 @@ pub(super) fn derive(
     };
     check("C_DeriveKey", rv)?;
     let value = read_secret(module, session, secret, size);
-    // SAFETY: a handle is a number. Where it stays, it ends with the session.
-    let _ = unsafe { call!(module, C_DestroyObject(session, secret)) };
+    // SAFETY: a handle is a number.
+    let rv = unsafe { call!(module, C_DestroyObject(session, secret)) };
+    *stays |= !matches!(rv, CKR_OK | CKR_OBJECT_HANDLE_INVALID);
     value
 }
 

@@ -7,12 +7,12 @@
 use cryptoki_sys::*;
 use zeroize::Zeroizing;
 
+use super::held::Held;
 use super::module::Module;
 use super::object::{self, Attributes, Template};
 use super::recover::Trouble;
 use super::search::Visit;
 use super::sign::{Operation, Request};
-use super::slot::Slot;
 use crate::curve::Curve;
 use crate::error::{Error, Reason, Result};
 use crate::mechanism::Mechanism;
@@ -83,12 +83,8 @@ enum Proof {
 
 impl Proof {
     /// Asks a private key; `None` where it may neither sign nor derive, or is on an unknown curve.
-    fn of(
-        module: &Module,
-        session: CK_SESSION_HANDLE,
-        key: CK_OBJECT_HANDLE,
-        elliptic: &Elliptic,
-    ) -> Result<Option<Self>, Trouble> {
+    fn of(held: &mut Held, key: CK_OBJECT_HANDLE, elliptic: &Elliptic) -> Result<Option<Self>, Trouble> {
+        let module = held.module();
         let (mechanism, size) = match (elliptic, elliptic.curve()) {
             (Elliptic::Ed25519, _) => (Mechanism::EdDsa, 64),
             (Elliptic::Ec(_), Some(curve)) => (Mechanism::Ecdsa, 2 * curve.size()),
@@ -97,14 +93,16 @@ impl Proof {
         let mut signature = vec![0; size];
         let mut request = Request::new(Operation::Sign, &mechanism, &mut signature);
         request.about(TEXT);
-        let signed = request.run(module, session, key);
-        if let Some(length) = permitted(signed)? {
+        let signed = request.run(module, held.handle(), key);
+        if let Some(length) = permitted(signed, held)? {
             signature.truncate(length);
             return Ok(Some(Proof::Signature(signature)));
         }
         let Some(curve) = elliptic.curve() else { return Ok(None) };
-        let derived = object::derive(module, session, key, curve.generator, curve.size());
-        Ok(permitted(derived)?.map(Proof::X))
+        let session = held.handle();
+        let derived =
+            object::derive(module, session, key, curve.generator, curve.size(), &mut held.secret_stays);
+        Ok(permitted(derived, held)?.map(Proof::X))
     }
 
     /// Whether this is the public half.
@@ -117,8 +115,8 @@ impl Proof {
     }
 }
 
-/// What was done; `None` where the key may not do it.
-fn permitted<T>(done: Result<T, Trouble>) -> Result<Option<T>, Trouble> {
+/// What was done; `None` where the key may not do it, whichever call says so.
+fn permitted<T>(done: Result<T, Trouble>, held: &mut Held) -> Result<Option<T>, Trouble> {
     match done {
         Ok(done) => Ok(Some(done)),
         Err(Trouble::Call(failed))
@@ -127,6 +125,7 @@ fn permitted<T>(done: Result<T, Trouble>) -> Result<Option<T>, Trouble> {
                 CKR_KEY_FUNCTION_NOT_PERMITTED | CKR_KEY_TYPE_INCONSISTENT | CKR_MECHANISM_INVALID
             ) =>
         {
+            held.go_on(failed)?;
             Ok(None)
         }
         Err(trouble) => Err(trouble),
@@ -139,10 +138,11 @@ pub(super) fn prove_by_deriving(
     session: CK_SESSION_HANDLE,
     key: CK_OBJECT_HANDLE,
     public: &PublicKey,
+    stays: &mut bool,
 ) -> Result<(), Trouble> {
     let PublicKey::Ec(ec) = public else { return Ok(()) };
     let curve = ec.curve()?;
-    let x = object::derive(module, session, key, curve.generator, curve.size())?;
+    let x = object::derive(module, session, key, curve.generator, curve.size(), stays)?;
     if ec.point[1..=curve.size()] == x[..] { Ok(()) } else { Err(Error::from(Reason::KeyMismatch).into()) }
 }
 
@@ -151,8 +151,7 @@ impl Visit<'_> {
     /// one of the same label, else a proven one of the same type.
     pub(super) fn public_half(
         &self,
-        slot: &Slot,
-        session: CK_SESSION_HANDLE,
+        held: &mut Held,
         key: CK_OBJECT_HANDLE,
         attributes: &Attributes,
     ) -> Result<Option<(PublicKey, bool)>, Trouble> {
@@ -169,21 +168,21 @@ impl Visit<'_> {
 
         let (mut proof, mut seen) = (None, Vec::new());
         for (mut template, ids_are_equal) in searches {
-            let found = object::find(slot.module(), session, &mut template)?;
+            let found = object::find(held.module(), held.handle(), &mut template)?;
             let only = found.len() == 1;
             for candidate in found.into_iter().take(MOST_READ) {
                 if seen.contains(&candidate) {
                     continue;
                 }
                 seen.push(candidate);
-                let public = self.public_key(slot, session, candidate)?;
+                let public = self.public_key(held, candidate)?;
                 let Some(public) = public.filter(|public| public.is_of(elliptic)) else { continue };
                 if ids_are_equal && only {
                     return Ok(Some((public, false)));
                 }
                 let Some(verifier) = self.hsm.verifier() else { continue };
                 if proof.is_none() {
-                    proof = Proof::of(slot.module(), session, key, elliptic)?;
+                    proof = Proof::of(held, key, elliptic)?;
                 }
                 // Who shows nothing has no pair that could be found.
                 let Some(proof) = &proof else { return Ok(None) };
@@ -196,16 +195,11 @@ impl Visit<'_> {
     }
 
     /// A public key, read once in a visit however many private ones it is held against.
-    fn public_key(
-        &self,
-        slot: &Slot,
-        session: CK_SESSION_HANDLE,
-        object: CK_OBJECT_HANDLE,
-    ) -> Result<Option<PublicKey>, Trouble> {
+    fn public_key(&self, held: &Held, object: CK_OBJECT_HANDLE) -> Result<Option<PublicKey>, Trouble> {
         if let Some(known) = self.public_keys.borrow().get(&object) {
             return Ok(known.clone());
         }
-        let public = object::read(slot.module(), session, object, CKO_PUBLIC_KEY)?.public;
+        let public = object::read(held.module(), held.handle(), object, CKO_PUBLIC_KEY)?.public;
         self.public_keys.borrow_mut().insert(object, public.clone());
         Ok(public)
     }
@@ -213,15 +207,14 @@ impl Visit<'_> {
     /// Which of several private keys of one type has this public half.
     pub(super) fn private_half(
         &self,
-        slot: &Slot,
-        session: CK_SESSION_HANDLE,
+        held: &mut Held,
         candidates: &[CK_OBJECT_HANDLE],
         public: &PublicKey,
         verifier: &dyn Verifier,
     ) -> Result<Option<CK_OBJECT_HANDLE>, Trouble> {
         let Some(elliptic) = Elliptic::of(public) else { return Ok(None) };
         for candidate in candidates.iter().copied().take(MOST_ASKED) {
-            let proof = Proof::of(slot.module(), session, candidate, &elliptic)?;
+            let proof = Proof::of(held, candidate, &elliptic)?;
             if proof.map_or(Ok(false), |proof| proof.is_by(public, verifier))? {
                 return Ok(Some(candidate));
             }

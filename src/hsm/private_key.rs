@@ -152,7 +152,7 @@ impl PrivateKey {
             if warm.len() == sessions {
                 break None;
             }
-            match slot.session(settings, Instant::now()) {
+            match slot.session(settings, Instant::now(), Some(binding.instance), false) {
                 Ok(session) => warm.push(session),
                 Err(trouble) => break Some(trouble),
             }
@@ -170,7 +170,7 @@ impl PrivateKey {
     pub fn sign(&self, mechanism: &Mechanism, input: &[u8], output: &mut [u8]) -> Result<usize> {
         let mut request = Request::new(Operation::Sign, mechanism, output);
         request.about(input);
-        let signed = self.repeat(|module, session, binding| {
+        let signed = self.repeat(|module, session, binding, _| {
             let length = request.run(module, session, binding.handle)?;
             if !binding.proven.is() {
                 self.prove(&request, length)?;
@@ -198,7 +198,7 @@ impl PrivateKey {
         request.about(input);
         let padded = *mechanism != Mechanism::RsaX509;
         let mut doubts = 0;
-        let decrypted = self.repeat(|module, session, binding| {
+        let decrypted = self.repeat(|module, session, binding, _| {
             request.run(module, session, binding.handle).map_err(|trouble| match trouble {
                 Trouble::Call(failed) if padded => padding_trouble(failed, &mut doubts),
                 trouble => trouble,
@@ -216,12 +216,12 @@ impl PrivateKey {
     /// # Errors
     /// What is wrong with the point, the key, the PIN or the HSM.
     pub fn derive(&self, point: &[u8], size: usize) -> Result<Zeroizing<Vec<u8>>> {
-        self.repeat(|module, session, binding| {
+        self.repeat(|module, session, binding, stays| {
             if let (false, Some(public)) = (binding.proven.is(), self.public()) {
-                pair::prove_by_deriving(module, session, binding.handle, public)?;
+                pair::prove_by_deriving(module, session, binding.handle, public, stays)?;
                 binding.proven.set();
             }
-            object::derive(module, session, binding.handle, point, size)
+            object::derive(module, session, binding.handle, point, size, stays)
         })
     }
 
@@ -238,10 +238,11 @@ impl PrivateKey {
         }
     }
 
-    /// Does something with the key in a session of its own, and again where the HSM lost what it needs.
+    /// Does something with the key in a session of its own, and again where the HSM lost what it needs. `work` says in its last argument
+    /// whether a secret stays in the session.
     fn repeat<T>(
         &self,
-        mut work: impl FnMut(&Module, CK_SESSION_HANDLE, &Binding) -> Result<T, Trouble>,
+        mut work: impl FnMut(&Module, CK_SESSION_HANDLE, &Binding, &mut bool) -> Result<T, Trouble>,
     ) -> Result<T> {
         let mut ladder = Ladder::new(self.0.hsm.settings().retry_time);
         let mut seen = search::Seen::default();
@@ -266,14 +267,16 @@ impl PrivateKey {
 
     fn attempt<T>(
         &self,
-        work: &mut impl FnMut(&Module, CK_SESSION_HANDLE, &Binding) -> Result<T, Trouble>,
+        work: &mut impl FnMut(&Module, CK_SESSION_HANDLE, &Binding, &mut bool) -> Result<T, Trouble>,
         ladder: &Ladder,
         seen: &mut search::Seen,
     ) -> Result<T, Trouble> {
         let (binding, epoch, session) = loop {
             let (binding, epoch) = self.bound(ladder, seen)?;
             let slot = &binding.slot;
-            let session = match slot.session(self.0.hsm.settings(), ladder.deadline()) {
+            let fresh = std::mem::take(&mut seen.fresh);
+            let instance = Some(binding.instance);
+            let session = match slot.session(self.0.hsm.settings(), ladder.deadline(), instance, fresh) {
                 Ok(session) => session,
                 Err(trouble) => {
                     seen.relied_on(&binding, epoch);
@@ -287,12 +290,13 @@ impl PrivateKey {
             slot.pool.put(session);
         };
         let slot = &binding.slot;
-        let result = work(slot.module(), session, &binding);
+        let mut stays = false;
+        let result = work(slot.module(), session.handle(), &binding, &mut stays);
         match &result {
-            Ok(_) => slot.pool.put(session),
-            Err(trouble) => {
+            Ok(_) if !stays => slot.pool.put(session),
+            _ => {
                 seen.relied_on(&binding, epoch);
-                slot.after_failure(session, trouble, seen.failures > 0);
+                seen.fresh = slot.after(session, result.as_ref().err(), stays);
             }
         }
         // That may have been before the call was made: then its result says nothing of this key. Only a thread that was held up for

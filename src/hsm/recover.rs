@@ -120,37 +120,44 @@ fn meaning(rv: CK_RV) -> Meaning {
 pub(super) enum Fate {
     /// It is as good as before: it was the key, the login or the mechanism that was refused, and nothing was begun.
     Keep,
-    /// What was begun has ended with an answer about the data, as the standard has it (PKCS#11 v2.40 sections 5.9 and 5.11).
+    /// What was begun has ended with an answer about the data, the key or the login, as the standard has it (PKCS#11 v2.40 sections 5.9 and
+    /// 5.11).
     Ended,
-    /// The HSM does not know it any more.
+    /// The module does not know it any more.
     Dead,
     /// It is closed: what was begun in it is not known, and a CloudHSM signs nonsense in a session whose calls are out of order.
     Close,
 }
 
 pub(super) fn session_fate(failed: Failed) -> Fate {
-    match (failed.function, failed.rv) {
-        (_, CKR_KEY_HANDLE_INVALID | CKR_OBJECT_HANDLE_INVALID | CKR_USER_NOT_LOGGED_IN) => Fate::Keep,
-        (
-            _,
-            CKR_SESSION_HANDLE_INVALID
-            | CKR_SESSION_CLOSED
-            | CKR_CRYPTOKI_NOT_INITIALIZED
-            | CKR_DEVICE_REMOVED
-            | CKR_TOKEN_NOT_PRESENT,
-        ) => Fate::Dead,
-        (
-            "C_SignInit" | "C_DecryptInit",
-            CKR_MECHANISM_INVALID
-            | CKR_MECHANISM_PARAM_INVALID
-            | CKR_KEY_FUNCTION_NOT_PERMITTED
-            | CKR_KEY_TYPE_INCONSISTENT
-            | CKR_KEY_SIZE_RANGE,
-        ) => Fate::Keep,
-        (
-            "C_Sign" | "C_Decrypt",
-            CKR_DATA_INVALID | CKR_DATA_LEN_RANGE | CKR_ENCRYPTED_DATA_INVALID | CKR_ENCRYPTED_DATA_LEN_RANGE,
-        ) => Fate::Ended,
+    let ends = matches!(failed.function, "C_Sign" | "C_Decrypt");
+    match failed.rv {
+        CKR_SESSION_HANDLE_INVALID | CKR_SESSION_CLOSED | CKR_CRYPTOKI_NOT_INITIALIZED => Fate::Dead,
+        _ if matches!(failed.function, "C_FindObjects" | "C_FindObjectsFinal") => Fate::Close,
+        CKR_KEY_HANDLE_INVALID | CKR_OBJECT_HANDLE_INVALID | CKR_USER_NOT_LOGGED_IN if !ends => Fate::Keep,
+        CKR_MECHANISM_INVALID
+        | CKR_MECHANISM_PARAM_INVALID
+        | CKR_KEY_FUNCTION_NOT_PERMITTED
+        | CKR_KEY_TYPE_INCONSISTENT
+        | CKR_KEY_SIZE_RANGE
+            if matches!(failed.function, "C_SignInit" | "C_DecryptInit" | "C_DeriveKey") =>
+        {
+            Fate::Keep
+        }
+        CKR_KEY_HANDLE_INVALID
+        | CKR_OBJECT_HANDLE_INVALID
+        | CKR_USER_NOT_LOGGED_IN
+        | CKR_KEY_FUNCTION_NOT_PERMITTED
+        | CKR_KEY_TYPE_INCONSISTENT
+        | CKR_MECHANISM_INVALID
+        | CKR_DATA_INVALID
+        | CKR_DATA_LEN_RANGE
+        | CKR_ENCRYPTED_DATA_INVALID
+        | CKR_ENCRYPTED_DATA_LEN_RANGE
+            if ends =>
+        {
+            Fate::Ended
+        }
         _ => Fate::Close,
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use cryptoki_sys::*;
 
+use super::held::Held;
 use super::object::{self, Attributes, Template};
 use super::pair::Elliptic;
 use super::private_key::Binding;
@@ -26,16 +27,24 @@ pub(super) struct Seen {
     pub(super) login: Option<(Arc<Slot>, u64)>,
     pub(super) binding: Option<u64>,
     pub(super) failures: u32,
+    /// The module did not know the last session any more: the next one is not to be an idle one.
+    pub(super) fresh: bool,
 }
 
 /// What failed in one of several slots, and the login there.
 type Lost = (Failed, Option<(Arc<Slot>, u64)>);
 
 impl Seen {
-    /// What was lost in one of several slots: it is that slot's login that may have to be made again, and not the last one's.
-    fn lost(&mut self, (failed, login): Lost) -> Trouble {
-        self.login = login;
-        failed.into()
+    /// Fails where one of the slots was lost, or did not say what is in it: it may have what was not found in the others. It is that slot's
+    /// login that may have to be made again, and not the last one's.
+    fn all_answered(&mut self, lost: Option<Lost>, reach: &Reach) -> Result<(), Trouble> {
+        match lost.or(reach.unanswered().map(|failed| (failed, None))) {
+            Some((failed, login)) => {
+                self.login = login;
+                Err(failed.into())
+            }
+            None => Ok(()),
+        }
     }
 
     /// An attempt with a key that was found before, in an epoch of its binding, has failed.
@@ -92,9 +101,9 @@ fn list_once(
         let visit = Visit { may_log_in: reach.may_log_in(), ..Visit::new(hsm, query, authenticator, ladder) };
         seen.login = None;
         let before = objects.len();
-        let visited = visit.slot(&slot, seen, |session, seen| {
+        let visited = visit.slot(&slot, seen, |held, seen| {
             for class in classes.clone() {
-                visit.class(&slot, session, class, reach.epoch(), seen, &mut objects)?;
+                visit.class(&slot, held, class, reach.epoch(), seen, &mut objects)?;
             }
             Ok(())
         });
@@ -110,12 +119,10 @@ fn list_once(
             Err(trouble) => return Err(trouble),
         }
     }
-    match lost.or(reach.unanswered().map(|failed| (failed, None))) {
-        Some(lost) => Err(seen.lost(lost)),
-        None => match reach.ambiguous().filter(|_| objects.is_empty()) {
-            Some(error) => Err(error.clone().into()),
-            None => Ok(objects),
-        },
+    seen.all_answered(lost, &reach)?;
+    match reach.ambiguous().filter(|_| objects.is_empty()) {
+        Some(error) => Err(error.clone().into()),
+        None => Ok(objects),
     }
 }
 
@@ -134,7 +141,8 @@ pub(super) fn bind(
         let visit = Visit { may_log_in: reach.may_log_in(), ..Visit::new(hsm, query, authenticator, ladder) };
         let mut binding = None;
         seen.login = None;
-        let visited = visit.slot(&slot, seen, |session, seen| {
+        let visited = visit.slot(&slot, seen, |held, seen| {
+            let session = held.handle();
             let login = visit.log_in(&slot, session, seen)?;
             let (found, login) = visit.find_private(&slot, session, login, seen)?;
             let elliptic = query.public.as_ref().filter(|public| Elliptic::of(public).is_some());
@@ -147,7 +155,7 @@ pub(super) fn bind(
                         return Err(visit.ambiguous(&slot, session, several)?.into());
                     };
                     others = true;
-                    (visit.private_half(&slot, session, several, public, verifier)?, true)
+                    (visit.private_half(held, several, public, verifier)?, true)
                 }
                 // Several of one public half are one key.
                 ([first, ..], None) if query.public.is_some() => (Some(*first), true),
@@ -165,9 +173,7 @@ pub(super) fn bind(
             (Err(trouble), _) => return Err(trouble),
         }
     }
-    if let Some(lost) = lost.or(reach.unanswered().map(|failed| (failed, None))) {
-        return Err(seen.lost(lost));
-    }
+    seen.all_answered(lost, &reach)?;
     let (reason, advice) = if others {
         (Reason::KeyMismatch, "where that is the right one, write the key file anew")
     } else {
@@ -203,14 +209,12 @@ impl<'a> Visit<'a> {
         &self,
         slot: &Slot,
         seen: &mut Seen,
-        work: impl FnOnce(CK_SESSION_HANDLE, &mut Seen) -> Result<(), Trouble>,
+        work: impl FnOnce(&mut Held, &mut Seen) -> Result<(), Trouble>,
     ) -> Result<(), Trouble> {
-        let session = slot.session(self.hsm.settings(), self.ladder.deadline())?;
-        let result = work(session, seen);
-        match &result {
-            Ok(()) => slot.pool.put(session),
-            Err(trouble) => slot.after_failure(session, trouble, seen.failures > 0),
-        }
+        let fresh = std::mem::take(&mut seen.fresh);
+        let mut held = Held::new(slot, self.hsm.settings(), self.ladder.deadline(), seen.instance, fresh)?;
+        let result = work(&mut held, seen);
+        seen.fresh = held.let_go(&result);
         result
     }
 
@@ -340,12 +344,13 @@ impl<'a> Visit<'a> {
     fn class(
         &self,
         slot: &Arc<Slot>,
-        session: CK_SESSION_HANDLE,
+        held: &mut Held,
         class: ObjectClass,
         instance: u64,
         seen: &mut Seen,
         objects: &mut Vec<Object>,
     ) -> Result<(), Trouble> {
+        let session = held.handle();
         let found = if class == ObjectClass::PrivateKey {
             let login = self.log_in(slot, session, seen)?;
             self.find_private(slot, session, login, seen)?.0
@@ -355,10 +360,10 @@ impl<'a> Visit<'a> {
         let login = slot.login_epoch();
         for handle in found {
             let number = if class == ObjectClass::Certificate { CKO_CERTIFICATE } else { CKO_PRIVATE_KEY };
-            let mut attributes = object::read(slot.module(), session, handle, number)?;
+            let mut attributes = object::read(slot.module(), held.handle(), handle, number)?;
             let (public, proven) = match &attributes.public {
                 None if class == ObjectClass::PrivateKey => {
-                    self.public_half(slot, session, handle, &attributes)?.unzip()
+                    self.public_half(held, handle, &attributes)?.unzip()
                 }
                 public => (public.clone(), Some(true)),
             };

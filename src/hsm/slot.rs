@@ -11,7 +11,7 @@ use super::once::Shared;
 use super::recover::{Fate, Trouble, session_fate};
 use super::rejected::Notice;
 use super::rv::Failed;
-use super::session::Pool;
+use super::session::{Pool, Session};
 use super::token::{self, TokenInfo};
 use super::turn::Turn;
 use super::{Authenticator, Credential, Settings};
@@ -77,19 +77,31 @@ impl Slot {
         self.module
     }
 
-    /// A session for the caller alone: see [`Pool::take`].
+    /// A session for the caller alone: see [`Pool::take`]. None is opened where the module was initialised since `instance`: it would be
+    /// in a pool that nobody uses.
     pub(super) fn session(
         &self,
         settings: &Settings,
         deadline: Instant,
-    ) -> Result<CK_SESSION_HANDLE, Trouble> {
-        let open = || self.module.open_session(self.id);
+        instance: Option<u64>,
+        fresh: bool,
+    ) -> Result<Session, Trouble> {
+        let open = || (self.module.epoch() == instance).then(|| self.module.open_session(self.id));
         let close = |session| self.module.close_session(session);
-        self.pool.take(settings.max_sessions, deadline, open, close)
+        self.pool.take(settings.max_sessions, deadline, fresh, open, close)
     }
 
-    /// Gives back or lets go of a session in which something failed; `again` says whether something has failed before.
-    pub(super) fn after_failure(&self, session: CK_SESSION_HANDLE, trouble: &Trouble, again: bool) {
+    /// Gives back a session or, where something failed in it or a secret stays in it, lets go of it. The result says whether the module
+    /// did not know it any more: idle ones may be as dead.
+    pub(super) fn after(&self, session: Session, trouble: Option<&Trouble>, secret_stays: bool) -> bool {
+        let Some(trouble) = trouble else {
+            if secret_stays {
+                self.pool.discard(session, Fate::Close);
+            } else {
+                self.pool.put(session);
+            }
+            return false;
+        };
         let fate = match trouble {
             Trouble::Call(failed) | Trouble::Doubtful(failed) | Trouble::Undecryptable(failed) => {
                 session_fate(*failed)
@@ -99,8 +111,9 @@ impl Slot {
             Trouble::Permanent(_) | Trouble::Unreachable { .. } | Trouble::Overtaken => Fate::Keep,
         };
         // Elsewhere an operation that is still there, against the standard, is met as CKR_OPERATION_ACTIVE by the next one.
-        let closes = fate == Fate::Ended && self.is_cloudhsm();
-        self.pool.discard(session, if closes { Fate::Close } else { fate }, again);
+        let closes = secret_stays && fate != Fate::Dead || fate == Fate::Ended && self.is_cloudhsm();
+        self.pool.discard(session, if closes { Fate::Close } else { fate });
+        fate == Fate::Dead
     }
 
     fn lock_token(&self) -> MutexGuard<'_, Option<Known>> {

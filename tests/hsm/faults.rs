@@ -108,7 +108,7 @@ fn for_a_busy_hsm_nothing_is_rebuilt() {
     });
 }
 
-fn mixed(inside: &Inside, seed: usize) {
+fn mixed(inside: &Inside, seed: usize, kinds: &str) {
     let (threads, signatures) = (16, soak(60, 1000));
     let (key, public) = inside.signing();
     inside.signs(&key, &public, DATA);
@@ -119,7 +119,7 @@ fn mixed(inside: &Inside, seed: usize) {
         calls.map(|name| inside.count(&format!("errors.C_{name}"))).sum()
     };
     let (before, errors_before) = (inside.count("requests"), errors());
-    inside.control(&format!("mixed percent=5 seed={seed}"));
+    inside.control(&format!("mixed percent=5 seed={seed} {kinds}"));
     let failed = thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
             .map(|_| {
@@ -149,7 +149,16 @@ fn mixed(inside: &Inside, seed: usize) {
 
 #[test]
 fn faults_in_five_calls_of_a_hundred_cost_no_signature() {
-    scenario(CLOUDHSM, one_key, |inside| (1..=soak(2, 5)).for_each(|seed| mixed(inside, seed)));
+    scenario(CLOUDHSM, one_key, |inside| (1..=soak(2, 5)).for_each(|seed| mixed(inside, seed, "")));
+}
+
+#[test]
+fn faults_in_five_calls_of_a_hundred_leave_no_session_behind() {
+    // Where the module stays initialised, which would close them all.
+    let kinds = "kinds=function-failed,device-error,device-removed,session-lost";
+    scenario(&format!("{CLOUDHSM}sessions = 24\n"), one_key, |inside| {
+        (1..=soak(2, 5)).for_each(|seed| mixed(inside, seed, kinds))
+    });
 }
 
 #[test]

@@ -146,6 +146,75 @@ fn without_a_verifier_several_keys_are_ambiguous_and_have_no_public_half() {
     );
 }
 
+#[test]
+fn a_key_that_is_refused_in_the_middle_of_a_proof_spoils_no_other_signature() {
+    scenario(
+        CLOUDHSM,
+        |hsm| {
+            hsm.import_ec("prime256v1", "twin");
+            hsm.import_ec("prime256v1", "twin");
+        },
+        |inside| {
+            let (hsm, auth) =
+                (Hsm::verified_by(inside.settings(), Arc::new(Counting::default())), inside.auth());
+            let key = || hsm.key(key_file(inside, "twin", "twin"), auth.clone());
+            signs(&key(), &public(inside, "twin"));
+            for code in ["0x68", "0x63", "0x70"] {
+                let opened = inside.count("calls.C_OpenSession");
+                // As where C_SignInit does not ask the HSM about the key. It shows its point instead.
+                inside.control(&format!("error on=C_Sign once begun code={code}"));
+                let listed = hsm.list(&labelled("twin"), &auth).unwrap();
+                let publics: Vec<_> = listed.iter().map(|object| object.public.clone()).collect();
+                assert!(
+                    publics.len() == 2 && !publics.contains(&None) && publics[0] != publics[1],
+                    "{publics:?}"
+                );
+                inside.control(&format!("error on=C_Sign once begun code={code}"));
+                signs(&key(), &public(inside, "twin"));
+                assert_eq!(inside.count("traps"), 0, "{code}");
+                assert_eq!(inside.count("calls.C_OpenSession") - opened, 2, "{code}");
+            }
+            // Nothing is begun where both calls refuse it at once.
+            let opened = inside.count("calls.C_OpenSession");
+            inside.control("error on=C_SignInit,C_DeriveKey times=2 code=0x68");
+            let listed = hsm.list(&labelled("twin"), &auth).unwrap();
+            assert_eq!(listed.iter().filter(|object| object.public.is_none()).count(), 1);
+            assert_eq!(inside.count("calls.C_OpenSession"), opened);
+        },
+    );
+}
+
+#[test]
+fn a_session_in_which_a_secret_stays_is_closed() {
+    scenario(
+        CLOUDHSM,
+        |hsm| drop(hsm.import_ec("prime256v1", "signing")),
+        |inside| {
+            let key = inside.hsm().key(key_file(inside, "signing", "signing"), inside.auth());
+            let PublicKey::Ec(peer) = public(inside, "signing") else { unreachable!() };
+            let closed = || {
+                key.derive(&peer.point, 32).unwrap();
+                inside.count("calls.C_OpenSession") - 1
+            };
+            assert_eq!(closed(), 0);
+            for (number, code) in (1..).zip(["0x6", "0x54"]) {
+                inside.control(&format!("error on=C_DestroyObject once code={code}"));
+                assert_eq!((closed(), closed()), (number - 1, number), "{code}");
+            }
+            // It is gone already.
+            inside.control("error on=C_DestroyObject once code=0x82");
+            assert_eq!((closed(), closed()), (2, 2));
+            // The proof of a new key file's derives too.
+            let key = inside.hsm().key(key_file(inside, "signing", "signing"), inside.auth());
+            inside.control("error on=C_DestroyObject once code=0x6");
+            key.derive(&peer.point, 32).unwrap();
+            key.derive(&peer.point, 32).unwrap();
+            assert_eq!(inside.count("calls.C_OpenSession"), 4);
+            assert_eq!(inside.count("calls.C_CloseSession"), 3);
+        },
+    );
+}
+
 /// An EC key pair whose private half may derive and not sign, without ids and with two labels. SoftHSM2's tools make none.
 fn generate_deriving(label: &str, pin: &[u8]) -> EcPublicKey {
     let module = ManuallyDrop::new(Pkcs11::new(Recorder::module()).unwrap());

@@ -58,6 +58,8 @@ pub struct Fault {
     pub slot: Option<usize>,
     /// The HSM does what was asked, and the answer is lost.
     pub after: bool,
+    /// The operation that the call belongs to is not over.
+    pub begun: bool,
     /// Not at a call but to every process, as soon as it looks.
     pub now: bool,
     /// A `now` fault comes again so often.
@@ -119,6 +121,7 @@ fn parse_line(line: &str, key: u64, is_request: &[bool]) -> Result<Fault, String
         duration: Duration::from_secs(30),
         slot: None,
         after: false,
+        begun: false,
         now: kind == AllLost,
         period: None,
         applied: AtomicU64::new(0),
@@ -159,6 +162,7 @@ fn parse_line(line: &str, key: u64, is_request: &[bool]) -> Result<Fault, String
             }
             "slot" => fault.slot = Some(count()? as usize - 1),
             "after" => fault.after = true,
+            "begun" => fault.begun = true,
             "now" => fault.now = true,
             "kinds" => {
                 let kinds = value.split(',').map(self::kind).collect::<Option<Vec<_>>>();

@@ -48,6 +48,7 @@ pub struct Strike {
     duration: Duration,
     /// The HSM did what was asked before.
     pub after: bool,
+    begun: bool,
     plan: Arc<Plan>,
 }
 
@@ -56,8 +57,8 @@ pub fn strike(call: &Call, plan: &Arc<Plan>, slot: Option<usize>) -> Option<Stri
     let mut first = None;
     for fault in &plan.faults {
         if let Some((kind, code)) = fault.strikes(call.function, slot, &call.process.shared) {
-            let (duration, after, plan) = (fault.duration, fault.after, plan.clone());
-            first.get_or_insert(Strike { kind, code, duration, after, plan });
+            let (duration, after, begun, plan) = (fault.duration, fault.after, fault.begun, plan.clone());
+            first.get_or_insert(Strike { kind, code, duration, after, begun, plan });
         }
     }
     if first.is_some() {
@@ -113,7 +114,7 @@ impl Strike {
             }
             Kind::Error | Kind::NotConfigured | Kind::Mixed | Kind::AllLost => self.code,
         };
-        if let Some(session) = session {
+        if let Some(session) = session.filter(|_| !self.begun) {
             end_operation(call.function, session);
         }
         Err(code)

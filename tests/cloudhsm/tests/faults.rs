@@ -33,6 +33,20 @@ fn rule_31_one_shot_every_nth_and_until_cleared() {
 }
 
 #[test]
+fn rule_31_an_operation_that_failed_may_still_be_begun() {
+    scenario(&[], |hsm| {
+        let session = hsm.ready();
+        let (_, key) = hsm.pair(session, "k");
+        let right = hsm.sign(session, key, DATA).expect("signature");
+        hsm.control("error on=C_Sign begun");
+        assert_eq!(hsm.sign(session, key, DATA), Err(CKR_GENERAL_ERROR));
+        assert_ne!(hsm.sign(session, key, DATA).expect("wrong signature"), right);
+        assert_eq!(hsm.sign(session, key, DATA).expect("signature"), right);
+        assert_eq!(hsm.count("traps"), 1);
+    });
+}
+
+#[test]
 fn rule_31_every_named_fault_has_its_code() {
     let settings = [("retry_backoff", "1ms"), ("busy_code", "0xb1"), ("key_unavailable_code", "0xb3")];
     scenario(&settings, |hsm| {
