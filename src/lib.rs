@@ -18,6 +18,9 @@
 //! | [`config`], [`environment`], [`uri`], [`keyfile`], [`mechanism`] | what users write, checked | the rest |
 //! | [`public`], [`curve`], [`spki`], [`certificate`], [`asn1`], [`octets`], `chain`, [`secret`], [`logging`], [`error`] | small things that all may use | each other |
 
+// clippy.toml says which, and why.
+#![warn(clippy::disallowed_types)]
+
 pub mod asn1;
 pub mod certificate;
 mod chain;

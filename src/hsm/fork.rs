@@ -9,7 +9,6 @@
 use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -36,11 +35,11 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_micros(200);
 
 /// What is called in a child.
-static FIRST: OnceLock<fn()> = OnceLock::new();
+static FIRST: OnceBox<fn()> = OnceBox::new();
 
 /// Has a function called in each child, after the generation has changed. It may do what a signal handler may. The first one stays.
 pub(crate) fn in_children(function: fn()) {
-    let _ = FIRST.set(function);
+    let _ = FIRST.set(Box::new(function));
 }
 
 /// Watches fork(2) from now on.
@@ -148,12 +147,12 @@ pub(crate) fn without_signals<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// What is called by exit(3) before the destructors of PKCS#11 modules.
-static LAST: OnceLock<fn()> = OnceLock::new();
+static LAST: OnceBox<fn()> = OnceBox::new();
 
 /// Has a function called by exit(3) before the destructors of PKCS#11 modules, those that are there now and those that are to come. The
 /// first one stays.
 pub(crate) fn before_modules_end(function: fn()) {
-    if LAST.set(function).is_ok() {
+    if LAST.set(Box::new(function)).is_ok() {
         module_is_there();
     }
 }
