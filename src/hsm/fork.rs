@@ -129,6 +129,11 @@ pub(crate) fn at_work<T>(work: impl FnOnce() -> T) -> T {
     )
 }
 
+/// A thread of ours that is at work does nothing more, for as long as the process lives: no fork waits for it.
+pub(crate) fn never_back_at_work() {
+    WORKING.fetch_sub(1, Ordering::SeqCst);
+}
+
 /// Runs `work` with all signals blocked: a thread that is started there has them blocked for good.
 pub(crate) fn without_signals<T>(work: impl FnOnce() -> T) -> T {
     let mut all = MaybeUninit::<libc::sigset_t>::uninit();
