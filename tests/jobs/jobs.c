@@ -464,8 +464,9 @@ static int exhausted(int count, int *right) {
 }
 
 #if OPENSSL_VERSION_NUMBER >= 0x30000000L
-/* A job of a library context of its own. */
-static struct work *begin_apart(OSSL_LIB_CTX *own, const char *path) {
+/* A job of a library context that goes while the HSM works. The worker comes back after it. */
+static void late(const char *path) {
+    OSSL_LIB_CTX *own = OSSL_LIB_CTX_new();
     struct work *work = calloc(1, sizeof(*work));
     if (OSSL_LIB_CTX_load_config(own, getenv("OPENSSL_CONF")) != 1) die("configuration");
     FILE *file = fopen(path, "r");
@@ -475,33 +476,14 @@ static struct work *begin_apart(OSSL_LIB_CTX *own, const char *path) {
     if (of_context == NULL || EVP_DigestSignInit_ex(work->md, NULL, "SHA256", own, NULL, of_context, NULL) != 1) die("init");
     EVP_PKEY_free(of_context);
     work->waiting = ASYNC_WAIT_CTX_new();
-    return work;
-}
-#else
-#define OSSL_LIB_CTX void
-#define OSSL_LIB_CTX_new() NULL
-#define OSSL_LIB_CTX_free(own) (void)(own)
-#define begin_apart(own, path) ((void)(path), (struct work *)(own))
-#endif
-
-/* The library context of a job goes, or OpenSSL itself, while the HSM works. The worker comes back after it. */
-static void late(const char *path, int whole) {
-    OSSL_LIB_CTX *own = whole ? NULL : OSSL_LIB_CTX_new();
-    struct work *work = whole ? begin() : begin_apart(own, path);
     if (go_on(work)) die("not paused");
     usleep(200000);
     end(work);
-    EVP_PKEY_free(key);
-    EVP_PKEY_free(public);
-    if (whole)
-        OPENSSL_cleanup();
-    else
-        OSSL_LIB_CTX_free(own);
+    OSSL_LIB_CTX_free(own);
     usleep(3000000);
     printf("ended\n");
-    fflush(stdout);
-    _exit(0);
 }
+#endif
 
 static void *resume(void *argument) {
     struct work *work = argument;
@@ -592,8 +574,10 @@ int main(int argc, char **argv) {
     } else if (strcmp(scene, "exhausted") == 0) {
         int right = 0, paused = exhausted(count, &right);
         printf("right %d paused %d descriptors %d\n", right, paused, left_open());
-    } else if (strcmp(scene, "context") == 0 || strcmp(scene, "cleanup") == 0) {
-        late(argv[2], scene[1] == 'l');
+#if OPENSSL_VERSION_NUMBER >= 0x30000000L
+    } else if (strcmp(scene, "context") == 0) {
+        late(argv[2]);
+#endif
     } else if (strcmp(scene, "forbidden") == 0) {
         /* As HAProxy does: nobody, who may start no thread. */
         struct rlimit none = {0, 0};

@@ -123,41 +123,20 @@ fn where_a_child_is_given_no_event_it_signs_by_itself() {
 }
 
 /// The first signature of an EC key is verified by the application's OpenSSL.
-fn comes_back_late(openssl: &OpenSsl, hsm: &Hsm, scene: &str, key: &Key) {
-    let outcome = jobs(openssl, hsm, scene, key, "ec", 1)
-        .env_remove("MEASURE")
-        .under("valgrind", ["--leak-check=no", "--error-exitcode=0"])
-        .limit(Duration::from_secs(180))
-        .succeeds();
-    assert_eq!(outcome.text().trim_end(), "ended");
-    assert!(outcome.stderr.contains("ERROR SUMMARY: 0 errors"), "{} {scene}: {outcome}", openssl.version);
-}
-
-/// Longer than whoever ends waits.
-const LATE: &str = "latency_c_sign = 1500ms";
-
 #[test]
 fn a_worker_that_comes_back_after_its_context_does_not_touch_it() {
-    let hsm = Hsm::cloudhsm_with(LATE);
+    // Longer than whoever ends waits.
+    let hsm = Hsm::cloudhsm_with("latency_c_sign = 1500ms");
     configured(&hsm, &[]);
     let key = hsm.import_ec("prime256v1", "ec");
     for openssl in OpenSsl::with_providers() {
-        comes_back_late(&openssl, &hsm, "context", &key);
-    }
-}
-
-/// SoftHSM2 uses libcrypto.so.3 itself: where that ends there is nothing to come back from.
-#[test]
-fn a_worker_that_comes_back_after_openssl_does_not_touch_it() {
-    for openssl in OpenSsl::with_providers().into_iter().filter(|openssl| openssl.version.starts_with('4')) {
-        let hsm = Hsm::cloudhsm_with(LATE);
-        configured(&hsm, &[]);
-        comes_back_late(&openssl, &hsm, "cleanup", &hsm.import_ec("prime256v1", "ec"));
-    }
-    for openssl in OpenSsl::with_engines().into_iter().filter(|openssl| openssl.version.starts_with('1')) {
-        let hsm = Hsm::cloudhsm_with(LATE);
-        hsm.configure_all_versions(&[("hsmkey-reference-files", "engine")]);
-        comes_back_late(&openssl, &hsm, "cleanup", &hsm.import_ec("prime256v1", "engine"));
+        let outcome = jobs(&openssl, &hsm, "context", &key, "ec", 1)
+            .env_remove("MEASURE")
+            .under("valgrind", ["--leak-check=no", "--error-exitcode=0"])
+            .limit(Duration::from_secs(180))
+            .succeeds();
+        assert_eq!(outcome.text().trim_end(), "ended");
+        assert!(outcome.stderr.contains("ERROR SUMMARY: 0 errors"), "{}: {outcome}", openssl.version);
     }
 }
 
