@@ -164,11 +164,14 @@ pub fn address(object: &Object) -> String {
 }
 
 /// The objects without the private keys that are there before under another handle: what was imported or restored twice is one key
-/// still, and whichever of them signs, it is the same signature.
+/// still, and whichever of them signs, it is the same signature. Those that only an id gives their public half are not among them: several
+/// keys may have one id.
 pub fn distinct(mut objects: Vec<Object>) -> Vec<Object> {
     let mut seen = HashSet::new();
     objects.retain(|object| match &object.public {
-        Some(public) if object.class == ObjectClass::PrivateKey => seen.insert(public.clone()),
+        Some(public) if object.class == ObjectClass::PrivateKey && object.is_proven() => {
+            seen.insert(public.clone())
+        }
         _ => true,
     });
     objects
