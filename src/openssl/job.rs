@@ -86,6 +86,11 @@ impl Jobs {
         self.functions.as_ref().is_some_and(|functions| unsafe { !(functions.current)().is_null() })
     }
 
+    /// Runs `work` on a stack of its own where a job is current.
+    pub(super) fn with_room<T>(&self, work: impl FnOnce() -> T) -> T {
+        if self.is_in_one() { with_room(work) } else { work() }
+    }
+
     pub(super) fn of(host: Result<Host>) -> Self {
         // SAFETY: the type that OpenSSL's headers declare for the name.
         let at_exit = |host: &Host| unsafe { host.function::<AtExit>(c"OPENSSL_atexit") }.ok();

@@ -463,6 +463,16 @@ static int exhausted(int count, int *right) {
     return paused;
 }
 
+/* A job that loads a key. */
+static int load_in_a_job(void *argument) {
+    stack(1);
+    EVP_PKEY *loaded = load(*(const char **)argument, 1);
+    depth = stack(0);
+    int right = EVP_PKEY_cmp(loaded, key) == 1;
+    EVP_PKEY_free(loaded);
+    return right;
+}
+
 #if OPENSSL_VERSION_NUMBER >= 0x30000000L
 /* A job of a library context that goes while the HSM works. The worker comes back after it. */
 static void late(const char *path) {
@@ -578,6 +588,13 @@ int main(int argc, char **argv) {
     } else if (strcmp(scene, "context") == 0) {
         late(argv[2]);
 #endif
+    } else if (strcmp(scene, "load") == 0) {
+        ASYNC_JOB *job = NULL;
+        ASYNC_WAIT_CTX *waiting = ASYNC_WAIT_CTX_new();
+        int right = 0;
+        if (ASYNC_start_job(&job, waiting, &right, load_in_a_job, &argv[2], sizeof(argv[2])) != ASYNC_FINISH) die("not ended");
+        ASYNC_WAIT_CTX_free(waiting);
+        printf("right %d depth %zu\n", right, depth);
     } else if (strcmp(scene, "forbidden") == 0) {
         /* As HAProxy does: nobody, who may start no thread. */
         struct rlimit none = {0, 0};

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hsmkey::keyfile;
 use openssl::ssl::SslVersion;
 use support::{Hsm, Key, OpenSsl, Program, Server, TlsClient, compile, free_port, ours};
 
@@ -302,6 +303,29 @@ fn jobs_of_the_engine_are_paused_and_may_be_dropped_too() {
             assert_eq!(said(&openssl, &hsm, "fork", key, operation, 4), "parent 32 children 0");
             assert_eq!(said(&openssl, &hsm, "early", key, operation, 4), "early 1 right 4");
         }
+    }
+}
+
+/// The HSM has to be asked for it. OpenSSL's decoders are on the way.
+#[test]
+fn a_key_that_is_loaded_in_a_job_fits_on_its_stack_too() {
+    let hsm = Hsm::cloudhsm_with(SLOW);
+    configured(&hsm, &[]);
+    let key = hsm.import_rsa(4096, "rsa");
+    let pointer = keyfile::write_pointer(&key.uri.parse().unwrap()).unwrap();
+    let key = Key { file: hsm.token.write("pointer.key", pointer), ..key };
+    for openssl in OpenSsl::with_providers() {
+        let said = said(&openssl, &hsm, "load", &key, "pkcs1", 1);
+        eprintln!("{} {said}", openssl.version);
+        assert!(number(&said, "right") == 1 && number(&said, "depth") < 24 << 10, "{said}");
+    }
+    for openssl in OpenSsl::with_engines() {
+        let hsm = Hsm::cloudhsm_with(SLOW);
+        hsm.configure_all_versions(&[("hsmkey-reference-files", "engine")]);
+        let key = hsm.import_rsa(4096, "engine-rsa");
+        let said = said(&openssl, &hsm, "load", &key, "pkcs1", 1);
+        eprintln!("{} {said}", openssl.version);
+        assert!(number(&said, "right") == 1 && number(&said, "depth") < 24 << 10, "{said}");
     }
 }
 
