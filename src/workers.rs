@@ -53,9 +53,16 @@ static GONE: AtomicBool = AtomicBool::new(false);
 static INSIDE: PerProcess<AtomicUsize> = PerProcess::new();
 
 thread_local! {
+    /// Of a worker whether it is inside. Other threads have nothing that would have to be destroyed with them.
+    static IS_INSIDE: Cell<Option<bool>> = const { Cell::new(None) };
     /// A worker's.
     static DOOR: RefCell<Option<Arc<Door>>> = const { RefCell::new(None) };
-    static IS_INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A worker's door and whether it is inside.
+fn door() -> Option<(Arc<Door>, bool)> {
+    let inside = IS_INSIDE.get()?;
+    DOOR.try_with(|door| door.borrow().clone()).ok().flatten().map(|door| (door, inside))
 }
 
 /// What leads to the application's OpenSSL, or to that context of it that some workers use. A worker is inside but for the time in which it
@@ -72,7 +79,7 @@ impl Door {
         for count in [&self.inside, &INSIDE] {
             count.get().fetch_add(1, Ordering::SeqCst);
         }
-        IS_INSIDE.set(true);
+        IS_INSIDE.set(Some(true));
         let open = !self.shut.load(Ordering::SeqCst) && !GONE.load(Ordering::SeqCst);
         if !open {
             self.leave();
@@ -81,7 +88,7 @@ impl Door {
     }
 
     fn leave(&self) {
-        IS_INSIDE.set(false);
+        IS_INSIDE.set(Some(false));
         for count in [&INSIDE, &self.inside] {
             count.get().fetch_sub(1, Ordering::SeqCst);
         }
@@ -90,8 +97,7 @@ impl Door {
     /// Who is inside does not wait for anybody else, and comes out.
     fn shut(&self) {
         self.shut.store(true, Ordering::SeqCst);
-        let own = DOOR.with_borrow(|door| door.as_ref().is_some_and(|door| ptr::eq(&**door, self)));
-        let own = usize::from(own && IS_INSIDE.get());
+        let own = usize::from(door().is_some_and(|(own, inside)| inside && ptr::eq(&*own, self)));
         while self.inside.get().load(Ordering::SeqCst) > own {
             std::thread::sleep(POLL);
         }
@@ -101,10 +107,7 @@ impl Door {
 /// Makes a call that may take any time. A worker does not come back from it where the OpenSSL has gone meanwhile that it works for: nothing
 /// that it owns may be touched any more, and nobody waits for it.
 pub fn outside<T>(call: impl FnOnce() -> T) -> T {
-    if !IS_INSIDE.get() {
-        return call();
-    }
-    let Some(door) = DOOR.with_borrow(Clone::clone) else { return call() };
+    let Some((door, true)) = door() else { return call() };
     door.leave();
     let result = catch_unwind(AssertUnwindSafe(call));
     if !door.enter() {
@@ -119,10 +122,7 @@ pub fn outside<T>(call: impl FnOnce() -> T) -> T {
 
 /// Uses OpenSSL in the middle of such a call; `None` where it has gone meanwhile.
 pub fn inside<T>(work: impl FnOnce() -> T) -> Option<T> {
-    if IS_INSIDE.get() {
-        return Some(work());
-    }
-    let Some(door) = DOOR.with_borrow(Clone::clone) else { return Some(work()) };
+    let Some((door, false)) = door() else { return Some(work()) };
     if !door.enter() {
         return None;
     }
@@ -331,7 +331,7 @@ pub fn end() {
     wait(&RUNNING, 0);
     GONE.store(true, Ordering::SeqCst);
     // Here the application may hold a lock that they want.
-    wait(&INSIDE, usize::from(IS_INSIDE.get()));
+    wait(&INSIDE, usize::from(IS_INSIDE.get() == Some(true)));
 }
 
 #[cfg(test)]
