@@ -23,6 +23,17 @@ pub trait Task: Send {
 
     /// Nobody will do it, and what it owns has to stay where it is: the OpenSSL that it belongs to ends, or has ended.
     fn abandon(self: Box<Self>);
+
+    /// Who hears of it where a worker that has begun it does not come back.
+    fn waiter(&self) -> Option<Arc<dyn Waiter>> {
+        None
+    }
+}
+
+/// Somebody who waits for a task.
+pub trait Waiter: Send + Sync {
+    /// It is not done, and never will be.
+    fn give_up(&self);
 }
 
 impl<F: FnOnce() + Send> Task for F {
@@ -57,6 +68,8 @@ thread_local! {
     static IS_INSIDE: Cell<Option<bool>> = const { Cell::new(None) };
     /// A worker's.
     static DOOR: RefCell<Option<Arc<Door>>> = const { RefCell::new(None) };
+    /// Who waits for what it does.
+    static WAITER: RefCell<Option<Arc<dyn Waiter>>> = const { RefCell::new(None) };
 }
 
 /// A worker's door and whether it is inside.
@@ -111,6 +124,9 @@ pub fn outside<T>(call: impl FnOnce() -> T) -> T {
     door.leave();
     let result = catch_unwind(AssertUnwindSafe(call));
     if !door.enter() {
+        if let Some(waiter) = WAITER.take() {
+            waiter.give_up();
+        }
         RUNNING.get().fetch_sub(1, Ordering::SeqCst);
         fork::never_back_at_work();
         loop {
@@ -307,8 +323,10 @@ fn run(task: Box<dyn Task>, door: &Door) {
         if LEAVING.load(Ordering::SeqCst) || !door.enter() {
             task.abandon();
         } else {
+            WAITER.set(task.waiter());
             // Whoever gave the task out sees that there is no result.
             let _ = catch_unwind(AssertUnwindSafe(|| task.run()));
+            drop(WAITER.take());
             door.leave();
         }
         running.fetch_sub(1, Ordering::SeqCst);

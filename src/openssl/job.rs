@@ -30,7 +30,7 @@ use super::host::{Host, host_functions};
 use super::stack::with_room;
 use crate::chain::Chain;
 use crate::error::{Error, Reason, Result};
-use crate::workers::{self, PerProcess, Task, Workers};
+use crate::workers::{self, PerProcess, Task, Waiter, Workers};
 
 /// libcrypto's types that are only ever pointed to.
 #[repr(C)]
@@ -212,7 +212,8 @@ impl Functions {
         }
         event.drain();
         let ours = Arc::new(Work { done: AtomicBool::new(false), result: Mutex::new(None) });
-        let theirs = Given { work: Some(work), result: Arc::clone(&ours), event: Arc::clone(&event) };
+        let outcome = Outcome { work: Arc::clone(&ours), event: Arc::clone(&event) };
+        let theirs = Given { work: Some(work), outcome: Arc::new(outcome) };
         if !workers.start(Box::new(theirs)) {
             event.drain();
             return Ok(Begun::Not);
@@ -363,9 +364,14 @@ struct Work<R> {
 }
 
 /// What a worker is given. Whatever becomes of it, whoever waits for it hears of it.
-struct Given<R, W> {
+struct Given<R: Send + 'static, W> {
     work: Option<Box<W>>,
-    result: Arc<Work<R>>,
+    outcome: Arc<Outcome<R>>,
+}
+
+/// Where the result goes.
+struct Outcome<R> {
+    work: Arc<Work<R>>,
     event: Arc<Event>,
 }
 
@@ -378,30 +384,42 @@ where
         let Some(work) = self.work.take() else { return };
         let result = catch_unwind(AssertUnwindSafe(work))
             .unwrap_or_else(|_| Err(Error::new(Reason::Internal, "panic in a worker")));
-        self.result.end(result, &self.event);
+        self.outcome.settle(result);
     }
 
     fn abandon(mut self: Box<Self>) {
         std::mem::forget(self.work.take());
     }
+
+    fn waiter(&self) -> Option<Arc<dyn Waiter>> {
+        Some(Arc::clone(&self.outcome) as Arc<dyn Waiter>)
+    }
 }
 
-impl<R, W> Drop for Given<R, W> {
+impl<R: Send + 'static, W> Drop for Given<R, W> {
     fn drop(&mut self) {
-        if !self.result.is_done() {
-            let undone = "what was configured, or OpenSSL itself, ended before a worker came to it";
-            self.result.end(Err(Error::new(Reason::Internal, undone)), &self.event);
+        self.outcome.give_up();
+    }
+}
+
+impl<R: Send> Waiter for Outcome<R> {
+    fn give_up(&self) {
+        if !self.work.is_done() {
+            let undone = "what was configured, or OpenSSL itself, ended before the HSM had answered";
+            self.settle(Err(Error::new(Reason::Internal, undone)));
         }
     }
 }
 
-impl<R> Work<R> {
-    fn end(&self, result: Result<R>, event: &Event) {
-        *self.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-        self.done.store(true, Ordering::Release);
-        event.signal();
+impl<R> Outcome<R> {
+    fn settle(&self, result: Result<R>) {
+        *self.work.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        self.work.done.store(true, Ordering::Release);
+        self.event.signal();
     }
+}
 
+impl<R> Work<R> {
     fn is_done(&self) -> bool {
         self.done.load(Ordering::Acquire)
     }
@@ -416,12 +434,13 @@ impl<R> Work<R> {
 mod tests {
     use super::*;
 
-    fn given() -> (Arc<Work<u8>>, Arc<Event>, Box<dyn Task>) {
+    fn given(
+        make: impl FnOnce() -> Result<u8> + Send + 'static,
+    ) -> (Arc<Work<u8>>, Arc<Event>, Box<dyn Task>) {
         let event = Arc::new(Event::new().unwrap());
         let work = Arc::new(Work { done: AtomicBool::new(false), result: Mutex::new(None) });
-        let task =
-            Given { work: Some(Box::new(|| Ok(7))), result: Arc::clone(&work), event: Arc::clone(&event) };
-        (work, event, Box::new(task))
+        let outcome = Arc::new(Outcome { work: Arc::clone(&work), event: Arc::clone(&event) });
+        (work, event, Box::new(Given { work: Some(Box::new(make)), outcome }))
     }
 
     fn is_signalled(event: &Event) -> bool {
@@ -432,7 +451,7 @@ mod tests {
 
     #[test]
     fn whatever_becomes_of_a_task_its_job_hears_of_it() {
-        let (work, event, task) = given();
+        let (work, event, task) = given(|| Ok(7));
         assert!(!work.is_done() && !is_signalled(&event));
         task.run();
         assert!(work.is_done() && is_signalled(&event));
@@ -440,7 +459,7 @@ mod tests {
         type End = fn(Box<dyn Task>);
         let dropped: End = |task| drop(task);
         for end in [dropped, |task| task.abandon()] {
-            let (work, event, task) = given();
+            let (work, event, task) = given(|| Ok(7));
             end(task);
             assert!(work.is_done() && is_signalled(&event));
             assert_eq!(work.take().unwrap_err().reason(), Reason::Internal);
@@ -454,7 +473,7 @@ mod tests {
         assert!(workers.start(Box::new(move || {
             let _ = held.recv();
         })));
-        let (work, event, task) = given();
+        let (work, event, task) = given(|| Ok(7));
         assert!(workers.start(task));
         std::thread::scope(|scope| {
             scope.spawn(|| workers.close());
@@ -462,6 +481,27 @@ mod tests {
             assert!(is_signalled(&event));
             drop(release);
         });
+        assert_eq!(work.take().unwrap_err().reason(), Reason::Internal);
+    }
+
+    #[test]
+    fn jobs_whose_workers_do_not_come_back_hear_of_it() {
+        let workers = Workers::new(1);
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let (work, event, task) = given(move || {
+            workers::outside(|| {
+                begun.send(()).unwrap();
+                let _ = held.recv();
+            });
+            Ok(7)
+        });
+        assert!(workers.start(task));
+        has_begun.recv().unwrap();
+        workers.close();
+        drop(release);
+        event.wait(5000);
+        assert!(is_signalled(&event));
         assert_eq!(work.take().unwrap_err().reason(), Reason::Internal);
     }
 }

@@ -588,6 +588,16 @@ int main(int argc, char **argv) {
     } else if (strcmp(scene, "context") == 0) {
         late(argv[2]);
 #endif
+    } else if (strcmp(scene, "cleanup") == 0) {
+        start(works, count);
+        if (works[0]->state != ASYNC_PAUSE) die("not paused");
+        /* What no worker has begun is not waited for. */
+        usleep(100000);
+        long begun = now();
+        OPENSSL_cleanup();
+        printf("ms %ld\n", now() - begun);
+        fflush(stdout);
+        _exit(0);
     } else if (strcmp(scene, "load") == 0) {
         ASYNC_JOB *job = NULL;
         ASYNC_WAIT_CTX *waiting = ASYNC_WAIT_CTX_new();

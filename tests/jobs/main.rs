@@ -141,6 +141,21 @@ fn a_worker_that_comes_back_after_its_context_does_not_touch_it() {
     }
 }
 
+/// 4.0 has no OPENSSL_atexit(3), and no engines, whose workers hear of the end by nothing else.
+#[test]
+fn openssl_ends_when_those_who_use_it_have_come_back_but_does_not_wait_for_ever() {
+    for openssl in OpenSsl::with_engines() {
+        for (latency, time) in [("400ms", 200..450), ("5s", 450..1500)] {
+            let hsm = Hsm::cloudhsm_with(&format!("latency_c_sign = {latency}"));
+            hsm.configure_all_versions(&[("hsmkey-reference-files", "engine")]);
+            let key = hsm.import_rsa(2048, "rsa");
+            let said = said(&openssl, &hsm, "cleanup", &key, "pkcs1", 1);
+            eprintln!("{} {latency}: {said}", openssl.version);
+            assert!(time.contains(&number(&said, "ms")), "{said}");
+        }
+    }
+}
+
 #[test]
 fn signals_are_the_application_s() {
     let hsm = Hsm::cloudhsm_with(SLOW);
