@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use crate::hsm::fork;
 
 pub(crate) use crate::hsm::fork::PerProcess;
+#[cfg(test)]
+pub(crate) use crate::hsm::fork::alone;
 
 /// What a worker does. It owns all it needs.
 pub trait Task: Send {
@@ -359,6 +361,7 @@ mod tests {
 
     #[test]
     fn a_task_that_does_not_return_keeps_its_own_thread_only() {
+        let _alone = alone();
         let workers = Workers::new(1);
         let (release, held) = channel::<()>();
         assert!(workers.start(Box::new(move || {
@@ -380,6 +383,7 @@ mod tests {
 
     #[test]
     fn tasks_run_side_by_side_on_as_few_threads_as_they_need() {
+        let _alone = alone();
         let workers = Workers::new(4);
         let (sender, receiver) = channel();
         let one_after_the_other = |count: usize| {
@@ -412,6 +416,7 @@ mod tests {
 
     #[test]
     fn a_task_that_panics_ends_no_thread() {
+        let _alone = alone();
         let workers = Workers::new(1);
         let (sender, receiver) = channel();
         assert!(workers.start(Box::new(|| std::panic::resume_unwind(Box::new("on purpose")))));
@@ -421,6 +426,7 @@ mod tests {
 
     #[test]
     fn none_start_where_none_are_wanted_or_after_the_end() {
+        let _alone = alone();
         assert!(!Workers::new(0).start(Box::new(|| unreachable!())));
         let workers = Workers::new(1);
         let (sender, receiver) = channel();
@@ -440,6 +446,7 @@ mod tests {
 
     #[test]
     fn nobody_comes_in_again_once_what_is_inside_has_gone() {
+        let _alone = alone();
         let workers = Workers::new(2);
         let (begun, has_begun) = channel();
         let (release, held) = channel::<()>();
@@ -464,6 +471,7 @@ mod tests {
 
     #[test]
     fn who_is_inside_is_waited_for() {
+        let _alone = alone();
         let workers = Workers::new(1);
         let (begun, has_begun) = channel();
         let done = Arc::new(AtomicBool::new(false));
@@ -480,6 +488,7 @@ mod tests {
 
     #[test]
     fn a_panic_in_a_call_goes_on_and_the_worker_too() {
+        let _alone = alone();
         let workers = Workers::new(1);
         let (sender, receiver) = channel();
         assert!(workers.start(Box::new(|| outside(|| resume_unwind(Box::new("on purpose"))))));

@@ -289,6 +289,13 @@ unsafe impl<T: Send + Sync> Send for PerProcess<T> {}
 // SAFETY: as for Send.
 unsafe impl<T: Send + Sync> Sync for PerProcess<T> {}
 
+/// For tests that fork, or measure how long a fork waits for threads that are at work: in one process they wait for each other's.
+#[cfg(test)]
+pub(crate) fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -303,6 +310,7 @@ mod tests {
 
     #[test]
     fn the_gate_is_closed_until_the_last_of_several_forks() {
+        let _alone = alone();
         prepare();
         prepare();
         parent();
@@ -318,6 +326,7 @@ mod tests {
 
     #[test]
     fn a_fork_waits_for_a_worker_until_it_would_make_a_call() {
+        let _alone = alone();
         let (begun, done) = (AtomicBool::new(false), AtomicBool::new(false));
         std::thread::scope(|scope| {
             scope.spawn(|| {

@@ -433,6 +433,7 @@ impl<R> Work<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workers::alone;
 
     fn given(
         make: impl FnOnce() -> Result<u8> + Send + 'static,
@@ -451,6 +452,7 @@ mod tests {
 
     #[test]
     fn whatever_becomes_of_a_task_its_job_hears_of_it() {
+        let _alone = alone();
         let (work, event, task) = given(|| Ok(7));
         assert!(!work.is_done() && !is_signalled(&event));
         task.run();
@@ -468,6 +470,7 @@ mod tests {
 
     #[test]
     fn jobs_whose_workers_end_before_they_begin_hear_of_it() {
+        let _alone = alone();
         let workers = Workers::new(1);
         let (release, held) = std::sync::mpsc::channel::<()>();
         assert!(workers.start(Box::new(move || {
@@ -486,6 +489,7 @@ mod tests {
 
     #[test]
     fn jobs_whose_workers_do_not_come_back_hear_of_it() {
+        let _alone = alone();
         let workers = Workers::new(1);
         let (begun, has_begun) = std::sync::mpsc::channel();
         let (release, held) = std::sync::mpsc::channel::<()>();
@@ -503,5 +507,32 @@ mod tests {
         event.wait(5000);
         assert!(is_signalled(&event));
         assert_eq!(work.take().unwrap_err().reason(), Reason::Internal);
+    }
+
+    #[test]
+    fn a_child_waits_for_nothing_that_a_thread_of_its_parent_s_holds() {
+        let _alone = alone();
+        let waiting = Box::into_raw(Waiting::new().unwrap());
+        // SAFETY: made above, and dropped by the child and by nobody else.
+        let shared = unsafe { &*waiting };
+        let held = shared.works.get().lock().unwrap();
+        // SAFETY: the child allocates, which glibc allows it to, and ends by _exit.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: as above; the child has a `waiting` of its own.
+            unsafe {
+                libc::alarm(10);
+                shared.keep(Arc::new(()));
+                let is_its_own = shared.event().is_there() && is_signalled(&shared.event());
+                drop(Box::from_raw(waiting));
+                libc::_exit(c_int::from(!is_its_own));
+            }
+        }
+        let mut status = 0;
+        // SAFETY: a child of ours, and room for its status.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0);
+        drop(held);
+        assert!(!is_signalled(&shared.event()), "the child's event is not the parent's");
     }
 }
