@@ -14,6 +14,7 @@ use crate::hsm::{Object, ObjectClass, PrivateKey};
 use crate::mechanism::{Mechanism, PssRestriction};
 use crate::public::{PssParams, PublicKey, RsaPublicKey};
 use crate::uri::{Class, Uri};
+use crate::workers;
 
 pub use keys::{Ask, Keys};
 
@@ -115,7 +116,8 @@ impl Key {
     /// # Errors
     /// What is wrong with the key, the PIN or the HSM, with the key's address.
     pub fn sign(&self, mechanism: &Mechanism, input: &[u8], output: &mut [u8]) -> Result<usize> {
-        self.private()?.sign(mechanism, input, output)
+        let private = self.private()?;
+        workers::outside(|| private.sign(mechanism, input, output))
     }
 
     /// Decrypts with the private half. `output` has room for the modulus; the result says how much of it was written.
@@ -123,7 +125,8 @@ impl Key {
     /// # Errors
     /// As for [`Key::sign`], and what is wrong with the data.
     pub fn decrypt(&self, mechanism: &Mechanism, input: &[u8], output: &mut [u8]) -> Result<usize> {
-        self.private()?.decrypt(mechanism, input, output)
+        let private = self.private()?;
+        workers::outside(|| private.decrypt(mechanism, input, output))
     }
 
     /// The secret that the private half and somebody else's point `04 || X || Y` have in common, `size` octets.
@@ -131,7 +134,8 @@ impl Key {
     /// # Errors
     /// As for [`Key::sign`].
     pub fn derive(&self, point: &[u8], size: usize) -> Result<Zeroizing<Vec<u8>>> {
-        self.private()?.derive(point, size)
+        let private = self.private()?;
+        workers::outside(|| private.derive(point, size))
     }
 
     fn private(&self) -> Result<&PrivateKey> {
@@ -160,11 +164,14 @@ pub fn address(object: &Object) -> String {
 }
 
 /// The objects without the private keys that are there before under another handle: what was imported or restored twice is one key
-/// still, and whichever of them signs, it is the same signature.
+/// still, and whichever of them signs, it is the same signature. Those that only an id gives their public half are not among them: several
+/// keys may have one id.
 pub fn distinct(mut objects: Vec<Object>) -> Vec<Object> {
     let mut seen = HashSet::new();
     objects.retain(|object| match &object.public {
-        Some(public) if object.class == ObjectClass::PrivateKey => seen.insert(public.clone()),
+        Some(public) if object.class == ObjectClass::PrivateKey && object.is_proven() => {
+            seen.insert(public.clone())
+        }
         _ => true,
     });
     objects

@@ -8,15 +8,18 @@
 //! | module | is | may use |
 //! |---|---|---|
 //! | `entry` | every exported C symbol | `provider`, `engine` |
-//! | `provider` | one file per operation that OpenSSL asks a provider for | `key`, `openssl`, what users write |
-//! | `engine` | the same keys for what asks for an engine | `key`, `openssl`, what users write |
-//! | [`key`] | a key: its public half and where the private half is | `hsm`, `pin`, what users write |
+//! | `provider` | one file per operation that OpenSSL asks a provider for | `key`, `openssl`, [`workers`], what users write |
+//! | `engine` | the same keys for what asks for an engine | `key`, `openssl`, [`workers`], what users write |
+//! | [`key`] | a key: its public half and where the private half is | `hsm`, `pin`, [`workers`], what users write |
 //! | [`pin`] | where a PIN comes from | `hsm` for its [`Authenticator`](hsm::Authenticator), what users write |
 //! | [`hsm`] | PKCS#11; knows nothing of OpenSSL | `config`, `uri`, `mechanism`, `public`, `curve`, `secret` |
 //! | `openssl` | OpenSSL's C interface; knows nothing of PKCS#11 | `error`, [`workers`] |
 //! | [`workers`] | threads for those who cannot wait | what `hsm` knows of fork(2) |
 //! | [`config`], [`environment`], [`uri`], [`keyfile`], [`mechanism`] | what users write, checked | the rest |
 //! | [`public`], [`curve`], [`spki`], [`certificate`], [`asn1`], [`octets`], `chain`, [`secret`], [`logging`], [`error`] | small things that all may use | each other |
+
+// clippy.toml says which, and why.
+#![warn(clippy::disallowed_types)]
 
 pub mod asn1;
 pub mod certificate;

@@ -4,12 +4,13 @@
 //! by every signature.
 
 use std::fmt::Write as _;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use log::{LevelFilter, Metadata, Record};
@@ -22,45 +23,64 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// Begins to log, where nothing in this process has begun yet.
 pub fn start(log: &Log) {
-    if *log == Log::Off {
+    static STARTED: AtomicBool = AtomicBool::new(false);
+    // Who comes second in `log` waits for the first, which a child of fork(2) may not have any more.
+    if *log == Log::Off || STARTED.swap(true, Ordering::AcqRel) {
         return;
     }
-    let sink = Sink { log: log.clone(), rate: Mutex::new(None) };
-    if log::set_boxed_logger(Box::new(sink)).is_ok() {
+    if log::set_boxed_logger(Box::new(Sink::new(log.clone()))).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
 }
 
 struct Sink {
     log: Log,
-    rate: Mutex<Option<Window>>,
+    rate: Rate,
 }
 
-/// The lines since a moment.
-struct Window {
-    since: Instant,
-    written: u32,
-    dropped: u32,
+/// The lines since a moment. There is no lock: a child of fork(2) could inherit it. So a line more or less may be written where several
+/// threads are just here.
+struct Rate {
+    begun: Instant,
+    /// The beginning of the window, in milliseconds since `begun`.
+    since: AtomicU64,
+    written: AtomicU32,
+    dropped: AtomicU32,
+}
+
+impl Rate {
+    fn new() -> Self {
+        let [written, dropped] = [const { AtomicU32::new(0) }; 2];
+        Self { begun: Instant::now(), since: AtomicU64::new(0), written, dropped }
+    }
+
+    /// How many lines were left out before this one; `None` where this one is left out too.
+    fn admit(&self) -> Option<u32> {
+        self.admit_at(self.begun.elapsed())
+    }
+
+    fn admit_at(&self, time: Duration) -> Option<u32> {
+        let now = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let since = self.since.load(Ordering::Relaxed);
+        let mut dropped = 0;
+        if Duration::from_millis(now.saturating_sub(since)) > WINDOW
+            && self.since.compare_exchange(since, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            self.written.store(0, Ordering::Relaxed);
+            dropped = self.dropped.swap(0, Ordering::Relaxed);
+        }
+        let below = |written| (written < LINES).then_some(written + 1);
+        if self.written.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).is_ok() {
+            return Some(dropped);
+        }
+        self.dropped.fetch_add(dropped.saturating_add(1), Ordering::Relaxed);
+        None
+    }
 }
 
 impl Sink {
-    /// How many lines were left out before this one; `None` where this one is left out too. Another thread that is just here
-    /// (or, in a child of fork(2), was) is not waited for.
-    fn admit(&self) -> Option<u32> {
-        let mut window = self.rate.try_lock().ok()?;
-        let now = Instant::now();
-        let window = window.get_or_insert(Window { since: now, written: 0, dropped: 0 });
-        let mut dropped = 0;
-        if now.duration_since(window.since) > WINDOW {
-            dropped = window.dropped;
-            *window = Window { since: now, written: 0, dropped: 0 };
-        }
-        if window.written >= LINES {
-            window.dropped += 1;
-            return None;
-        }
-        window.written += 1;
-        Some(dropped)
+    fn new(log: Log) -> Self {
+        Self { log, rate: Rate::new() }
     }
 }
 
@@ -73,7 +93,7 @@ impl log::Log for Sink {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let Some(dropped) = self.admit() else { return };
+        let Some(dropped) = self.rate.admit() else { return };
         let mut line = format!("hsmkey[{}]: {}", std::process::id(), record.args());
         line.retain(|character| !character.is_control());
         if dropped > 0 {
@@ -83,13 +103,21 @@ impl log::Log for Sink {
         // There is nobody to tell that the log cannot be written.
         let _ = match &self.log {
             Log::Syslog => syslog(record.level(), &line),
-            Log::Stderr => std::io::stderr().write_all(format!("{line}\n").as_bytes()),
+            Log::Stderr => stderr(&line),
             Log::File(path) => append(path, &line),
             Log::Off => Ok(()),
         };
     }
 
     fn flush(&self) {}
+}
+
+/// One line to descriptor 2, in one write(2). Not by what is behind [`std::io::Stderr`]: that has a lock, which a child of fork(2) may
+/// inherit from a thread that was writing. A copy of the descriptor is closed again, and not the descriptor.
+fn stderr(line: &str) -> std::io::Result<()> {
+    let stderr = std::io::stderr();
+    let descriptor: BorrowedFd = stderr.as_fd();
+    File::from(descriptor.try_clone_to_owned()?).write_all(format!("{line}\n").as_bytes())
 }
 
 /// One line to the system's log (RFC 3164): not by syslog(3), whose ident and options are the application's.
@@ -117,11 +145,21 @@ mod tests {
 
     #[test]
     fn a_flood_is_cut_and_counted() {
-        let sink = Sink { log: Log::Off, rate: Mutex::new(None) };
-        let admitted = (0..100).filter(|_| sink.admit().is_some()).count();
+        let rate = Rate::new();
+        let admitted = (0..100).filter(|_| rate.admit_at(Duration::ZERO).is_some()).count();
         assert_eq!(admitted, LINES as usize);
-        sink.rate.lock().unwrap().as_mut().unwrap().since -= WINDOW + Duration::from_secs(1);
-        assert_eq!(sink.admit(), Some(100 - LINES));
-        assert_eq!(sink.admit(), Some(0));
+        let later = WINDOW + Duration::from_secs(1);
+        assert_eq!(rate.admit_at(later), Some(100 - LINES));
+        assert_eq!(rate.admit_at(later), Some(0));
+    }
+
+    /// Whoever holds the standard library's lock may be a thread of the parent's.
+    #[test]
+    fn a_line_to_stderr_waits_for_no_lock() {
+        let held = std::io::stderr().lock();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(stderr("a line of the test").is_ok()));
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(5)), Ok(true));
+        drop(held);
     }
 }

@@ -230,4 +230,9 @@ impl Provider {
     fn shielded<T>(&self, work: impl FnOnce() -> T) -> T {
         self.core.shielded(work)
     }
+
+    /// The same for what looks for keys or makes them, which no worker does.
+    fn at_length<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.core.with_room(|| self.shielded(work))
+    }
 }

@@ -3,17 +3,50 @@
 //! They start with the first task of the process that uses them, are kept, and block all signals, which are the application's. A child
 //! of fork(2) has none of them and starts its own.
 
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::hsm::fork::{self, PerProcess};
+use crate::hsm::fork;
+
+pub(crate) use crate::hsm::fork::PerProcess;
+#[cfg(test)]
+pub(crate) use crate::hsm::fork::alone;
 
 /// What a worker does. It owns all it needs.
-pub type Task = Box<dyn FnOnce() + Send>;
+pub trait Task: Send {
+    /// Does it.
+    fn run(self: Box<Self>);
+
+    /// Nobody will do it, and what it owns has to stay where it is: the OpenSSL that it belongs to ends, or has ended.
+    fn abandon(self: Box<Self>);
+
+    /// Who hears of it where a worker that has begun it does not come back.
+    fn waiter(&self) -> Option<Arc<dyn Waiter>> {
+        None
+    }
+}
+
+/// Somebody who waits for a task.
+pub trait Waiter: Send + Sync {
+    /// It is not done, and never will be.
+    fn give_up(&self);
+}
+
+impl<F: FnOnce() + Send> Task for F {
+    fn run(self: Box<Self>) {
+        self();
+    }
+
+    fn abandon(self: Box<Self>) {
+        std::mem::forget(self);
+    }
+}
 
 /// How long whoever ends waits for tasks that are being done: one that never returns must not keep a process from ending.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -25,8 +58,96 @@ const AGAIN: Duration = Duration::from_secs(10);
 
 /// Tasks of this process that are being done.
 static RUNNING: PerProcess<AtomicUsize> = PerProcess::new();
-/// The process is in exit(3).
+/// The process is in exit(3), or an OpenSSL in OPENSSL_cleanup(3).
 static LEAVING: AtomicBool = AtomicBool::new(false);
+/// And it was waited for those that were at work: whoever comes back later finds no OpenSSL.
+static GONE: AtomicBool = AtomicBool::new(false);
+/// Workers that are inside of any OpenSSL.
+static INSIDE: PerProcess<AtomicUsize> = PerProcess::new();
+
+thread_local! {
+    /// Of a worker whether it is inside. Other threads have nothing that would have to be destroyed with them.
+    static IS_INSIDE: Cell<Option<bool>> = const { Cell::new(None) };
+    /// A worker's.
+    static DOOR: RefCell<Option<Arc<Door>>> = const { RefCell::new(None) };
+    /// Who waits for what it does.
+    static WAITER: RefCell<Option<Arc<dyn Waiter>>> = const { RefCell::new(None) };
+}
+
+/// A worker's door and whether it is inside.
+fn door() -> Option<(Arc<Door>, bool)> {
+    let inside = IS_INSIDE.get()?;
+    DOOR.try_with(|door| door.borrow().clone()).ok().flatten().map(|door| (door, inside))
+}
+
+/// What leads to the application's OpenSSL, or to that context of it that some workers use. A worker is inside but for the time in which it
+/// calls the HSM, which nobody knows the end of. Once it is shut those who are inside are waited for, and nobody comes in.
+#[derive(Default)]
+struct Door {
+    shut: AtomicBool,
+    inside: PerProcess<AtomicUsize>,
+}
+
+impl Door {
+    /// Whether there is anything behind it still.
+    fn enter(&self) -> bool {
+        for count in [&self.inside, &INSIDE] {
+            count.get().fetch_add(1, Ordering::SeqCst);
+        }
+        IS_INSIDE.set(Some(true));
+        let open = !self.shut.load(Ordering::SeqCst) && !GONE.load(Ordering::SeqCst);
+        if !open {
+            self.leave();
+        }
+        open
+    }
+
+    fn leave(&self) {
+        IS_INSIDE.set(Some(false));
+        for count in [&INSIDE, &self.inside] {
+            count.get().fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Who is inside does not wait for anybody else, and comes out.
+    fn shut(&self) {
+        self.shut.store(true, Ordering::SeqCst);
+        let own = usize::from(door().is_some_and(|(own, inside)| inside && ptr::eq(&*own, self)));
+        while self.inside.get().load(Ordering::SeqCst) > own {
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+/// Makes a call that may take any time. A worker does not come back from it where the OpenSSL has gone meanwhile that it works for: nothing
+/// that it owns may be touched any more, and nobody waits for it.
+pub fn outside<T>(call: impl FnOnce() -> T) -> T {
+    let Some((door, true)) = door() else { return call() };
+    door.leave();
+    let result = catch_unwind(AssertUnwindSafe(call));
+    if !door.enter() {
+        if let Some(waiter) = WAITER.take() {
+            waiter.give_up();
+        }
+        RUNNING.get().fetch_sub(1, Ordering::SeqCst);
+        fork::never_back_at_work();
+        loop {
+            std::thread::park();
+        }
+    }
+    result.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Uses OpenSSL in the middle of such a call; `None` where it has gone meanwhile.
+pub fn inside<T>(work: impl FnOnce() -> T) -> Option<T> {
+    let Some((door, false)) = door() else { return Some(work()) };
+    if !door.enter() {
+        return None;
+    }
+    let result = catch_unwind(AssertUnwindSafe(work));
+    door.leave();
+    Some(result.unwrap_or_else(|panic| resume_unwind(panic)))
+}
 
 /// How often this process image has become a child. Its workers are those of one generation.
 pub fn generation() -> u64 {
@@ -44,6 +165,7 @@ pub fn in_children(function: fn()) {
 pub struct Workers {
     limit: usize,
     pool: PerProcess<Arc<Pool>>,
+    door: Arc<Door>,
     told: AtomicBool,
 }
 
@@ -55,7 +177,7 @@ struct Pool {
 
 #[derive(Default)]
 struct State {
-    tasks: VecDeque<Task>,
+    tasks: VecDeque<Box<dyn Task>>,
     threads: usize,
     idle: usize,
     handles: Vec<JoinHandle<()>>,
@@ -69,17 +191,17 @@ struct State {
 impl Workers {
     /// None yet, and `limit` at most; with 0 there never are any.
     pub fn new(limit: usize) -> Self {
-        Self { limit, pool: PerProcess::new(), told: AtomicBool::new(false) }
+        Self { limit, pool: PerProcess::new(), door: Arc::default(), told: AtomicBool::new(false) }
     }
 
     /// Gives a task to a worker, at once or, where all are at work, as soon as one is free. `false` where there are none: then nobody will
     /// do it, and it is dropped.
-    pub fn start(&self, task: Task) -> bool {
+    pub fn start(&self, task: Box<dyn Task>) -> bool {
         if self.limit == 0 || LEAVING.load(Ordering::Acquire) {
             return false;
         }
         fork::watch();
-        fork::before_modules_end(leave);
+        fork::before_modules_end(end);
         let pool = self.pool.get();
         let mut state = pool.lock();
         if state.closed {
@@ -92,7 +214,7 @@ impl Workers {
         let limit = if stuck { self.limit.saturating_mul(2) } else { self.limit };
         if state.idle <= state.tasks.len() && state.threads < limit && !lately {
             // The lock is held so that nobody relies on a thread that does not start.
-            match Pool::spawn(pool) {
+            match Pool::spawn(pool, &self.door) {
                 Ok(handle) => {
                     state.threads += 1;
                     state.handles.push(handle);
@@ -124,7 +246,8 @@ impl Workers {
         }
     }
 
-    /// Ends the threads: what nobody has begun is not done any more, what is being done is waited for, but not for ever.
+    /// Ends the threads: what nobody has begun is not done any more, what is being done is waited for, but not for ever. Whoever is in the HSM
+    /// for longer does not come back.
     ///
     /// At exit(3) they stay: a thread's end is OpenSSL's business too, which must not go on while OpenSSL itself ends.
     pub fn close(&self) {
@@ -133,10 +256,11 @@ impl Workers {
         state.closed = true;
         let (tasks, threads) = (std::mem::take(&mut state.tasks), std::mem::take(&mut state.handles));
         drop(state);
-        drop(tasks);
         if LEAVING.load(Ordering::Acquire) {
+            tasks.into_iter().for_each(|task| task.abandon());
             return;
         }
+        drop(tasks);
         pool.wanted.notify_all();
         let until = Instant::now() + PATIENCE;
         let own = std::thread::current().id();
@@ -149,6 +273,7 @@ impl Workers {
                 let _ = thread.join();
             }
         }
+        self.door.shut();
     }
 }
 
@@ -163,20 +288,24 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn spawn(pool: &Arc<Self>) -> std::io::Result<JoinHandle<()>> {
-        let pool = Arc::clone(pool);
+    fn spawn(pool: &Arc<Self>, door: &Arc<Door>) -> std::io::Result<JoinHandle<()>> {
+        let (pool, door) = (Arc::clone(pool), Arc::clone(door));
         let builder = std::thread::Builder::new().name("hsmkey".into());
-        fork::without_signals(|| builder.spawn(move || pool.work()))
+        let work = move || {
+            DOOR.set(Some(Arc::clone(&door)));
+            pool.work(&door);
+        };
+        fork::without_signals(|| builder.spawn(work))
     }
 
     /// The life of a worker.
-    fn work(&self) {
+    fn work(&self, door: &Door) {
         let mut state = self.lock();
         loop {
             if let Some(task) = state.tasks.pop_front() {
                 state.taken = Some(Instant::now());
                 drop(state);
-                run(task);
+                run(task, door);
                 state = self.lock();
             } else if state.closed && !LEAVING.load(Ordering::Acquire) {
                 return;
@@ -189,28 +318,40 @@ impl Pool {
     }
 }
 
-fn run(task: Task) {
+fn run(task: Box<dyn Task>, door: &Door) {
     fork::at_work(|| {
         let running = RUNNING.get();
         running.fetch_add(1, Ordering::SeqCst);
-        if !LEAVING.load(Ordering::SeqCst) {
+        if LEAVING.load(Ordering::SeqCst) || !door.enter() {
+            task.abandon();
+        } else {
+            WAITER.set(task.waiter());
             // Whoever gave the task out sees that there is no result.
-            let _ = catch_unwind(AssertUnwindSafe(task));
+            let _ = catch_unwind(AssertUnwindSafe(|| task.run()));
+            drop(WAITER.take());
+            door.leave();
         }
         running.fetch_sub(1, Ordering::SeqCst);
     });
 }
 
-/// At exit(3), while PKCS#11 modules are there: under their destructors a call that is still inside would crash.
-fn leave() {
+/// At exit(3), while PKCS#11 modules are there: under their destructors a call that is still inside would crash. And before
+/// OPENSSL_cleanup(3): what comes back after it would use what it has freed.
+pub fn end() {
     // It is asked for once for every module; one wait is for all.
     if LEAVING.swap(true, Ordering::SeqCst) {
         return;
     }
-    let until = Instant::now() + PATIENCE;
-    while RUNNING.get().load(Ordering::SeqCst) > 0 && Instant::now() < until {
-        std::thread::sleep(POLL);
-    }
+    let wait = |count: &PerProcess<AtomicUsize>, own| {
+        let until = Instant::now() + PATIENCE;
+        while count.get().load(Ordering::SeqCst) > own && Instant::now() < until {
+            std::thread::sleep(POLL);
+        }
+    };
+    wait(&RUNNING, 0);
+    GONE.store(true, Ordering::SeqCst);
+    // Here the application may hold a lock that they want.
+    wait(&INSIDE, usize::from(IS_INSIDE.get() == Some(true)));
 }
 
 #[cfg(test)]
@@ -220,6 +361,7 @@ mod tests {
 
     #[test]
     fn a_task_that_does_not_return_keeps_its_own_thread_only() {
+        let _alone = alone();
         let workers = Workers::new(1);
         let (release, held) = channel::<()>();
         assert!(workers.start(Box::new(move || {
@@ -241,6 +383,7 @@ mod tests {
 
     #[test]
     fn tasks_run_side_by_side_on_as_few_threads_as_they_need() {
+        let _alone = alone();
         let workers = Workers::new(4);
         let (sender, receiver) = channel();
         let one_after_the_other = |count: usize| {
@@ -273,6 +416,7 @@ mod tests {
 
     #[test]
     fn a_task_that_panics_ends_no_thread() {
+        let _alone = alone();
         let workers = Workers::new(1);
         let (sender, receiver) = channel();
         assert!(workers.start(Box::new(|| std::panic::resume_unwind(Box::new("on purpose")))));
@@ -282,6 +426,7 @@ mod tests {
 
     #[test]
     fn none_start_where_none_are_wanted_or_after_the_end() {
+        let _alone = alone();
         assert!(!Workers::new(0).start(Box::new(|| unreachable!())));
         let workers = Workers::new(1);
         let (sender, receiver) = channel();
@@ -297,5 +442,58 @@ mod tests {
         // What was being done is done.
         receiver.try_recv().unwrap();
         assert!(!workers.start(Box::new(|| unreachable!())));
+    }
+
+    #[test]
+    fn nobody_comes_in_again_once_what_is_inside_has_gone() {
+        let _alone = alone();
+        let workers = Workers::new(2);
+        let (begun, has_begun) = channel();
+        let (release, held) = channel::<()>();
+        let (sender, receiver) = channel();
+        assert!(workers.start(Box::new(move || {
+            outside(|| {
+                begun.send(()).unwrap();
+                let _ = held.recv();
+                // In the middle of the call it can be told.
+                sender.send(inside(|| ()).is_some()).unwrap();
+            });
+            sender.send(true).unwrap();
+        })));
+        has_begun.recv().unwrap();
+        let before = Instant::now();
+        workers.close();
+        assert!(before.elapsed() >= PATIENCE);
+        drop(release);
+        assert_eq!(receiver.recv(), Ok(false));
+        assert!(receiver.recv_timeout(Duration::from_millis(200)).is_err(), "it came back");
+    }
+
+    #[test]
+    fn who_is_inside_is_waited_for() {
+        let _alone = alone();
+        let workers = Workers::new(1);
+        let (begun, has_begun) = channel();
+        let done = Arc::new(AtomicBool::new(false));
+        let theirs = Arc::clone(&done);
+        assert!(workers.start(Box::new(move || {
+            begun.send(()).unwrap();
+            std::thread::sleep(2 * PATIENCE);
+            theirs.store(true, Ordering::SeqCst);
+        })));
+        has_begun.recv().unwrap();
+        workers.close();
+        assert!(done.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn a_panic_in_a_call_goes_on_and_the_worker_too() {
+        let _alone = alone();
+        let workers = Workers::new(1);
+        let (sender, receiver) = channel();
+        assert!(workers.start(Box::new(|| outside(|| resume_unwind(Box::new("on purpose"))))));
+        assert!(workers.start(Box::new(move || sender.send(inside(|| ()).is_some()).unwrap())));
+        assert_eq!(receiver.recv(), Ok(true));
+        workers.close();
     }
 }

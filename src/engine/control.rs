@@ -86,19 +86,27 @@ pub const CONTROLS: [&str; OURS.len()] = {
     names
 };
 
+/// Every control: a table that is there from the beginning, as a child of fork(2) would wait for ever for one that its parent was making.
+static ALL: [Control; OURS.len() + DIRECTIVES.len()] = {
+    let mut all =
+        [const { Control { name: "", description: "", kind: Kind::Text } }; OURS.len() + DIRECTIVES.len()];
+    let mut at = 0;
+    while at < all.len() {
+        all[at] = if at < OURS.len() {
+            let (name, description, kind, _) = OURS[at];
+            Control { name, description, kind }
+        } else {
+            let directive = &DIRECTIVES[at - OURS.len()];
+            Control { name: directive.name, description: directive.summary, kind: Kind::Text }
+        };
+        at += 1;
+    }
+    all
+};
+
 /// Every control.
 pub(super) fn all() -> &'static [Control] {
-    // No lock: a child of fork could inherit it.
-    static ALL: OnceBox<Vec<Control>> = OnceBox::new();
-    ALL.get_or_init(|| {
-        let ours = OURS.iter().map(|&(name, description, kind, _)| Control { name, description, kind });
-        let directives = DIRECTIVES.iter().map(|directive| Control {
-            name: directive.name,
-            description: directive.summary,
-            kind: Kind::Text,
-        });
-        Box::new(ours.chain(directives).collect())
-    })
+    &ALL
 }
 
 /// What the controls have set so far.

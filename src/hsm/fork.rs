@@ -39,7 +39,7 @@ thread_local! {
 const PATIENCE: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_micros(200);
 
-/// What is called in a child. A OnceLock is a lock: a child could inherit one that is being set.
+/// What is called in a child.
 static FIRST: OnceBox<fn()> = OnceBox::new();
 
 /// Has a function called in each child, after the generation has changed. It may do what a signal handler may. The first one stays.
@@ -132,6 +132,11 @@ pub(crate) fn at_work<T>(work: impl FnOnce() -> T) -> T {
             work()
         },
     )
+}
+
+/// A thread of ours that is at work does nothing more, for as long as the process lives: no fork waits for it.
+pub(crate) fn never_back_at_work() {
+    WORKING.fetch_sub(1, Ordering::SeqCst);
 }
 
 /// Runs `work` with all signals blocked: a thread that is started there has them blocked for good.
@@ -327,6 +332,13 @@ unsafe impl<T: Send + Sync> Send for PerProcess<T> {}
 // SAFETY: as for Send.
 unsafe impl<T: Send + Sync> Sync for PerProcess<T> {}
 
+/// For tests that fork, or measure how long a fork waits for threads that are at work: in one process they wait for each other's.
+#[cfg(test)]
+pub(crate) fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -353,6 +365,7 @@ mod tests {
 
     #[test]
     fn the_gate_is_closed_until_the_last_of_several_forks() {
+        let _alone = alone();
         prepare();
         prepare();
         parent();
@@ -368,6 +381,7 @@ mod tests {
 
     #[test]
     fn a_fork_waits_for_a_worker_until_it_would_make_a_call() {
+        let _alone = alone();
         let (begun, done) = (AtomicBool::new(false), AtomicBool::new(false));
         std::thread::scope(|scope| {
             scope.spawn(|| {

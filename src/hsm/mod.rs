@@ -240,6 +240,11 @@ impl Hsm {
 }
 
 impl Object {
+    /// Whether a private key's public half is known to be its own: it says it itself, as an RSA key does, or has shown it.
+    pub fn is_proven(&self) -> bool {
+        self.binding.proven.is()
+    }
+
     /// The private key itself, which the search has found already.
     pub fn private_key(&self) -> Option<PrivateKey> {
         (self.class == ObjectClass::PrivateKey).then(|| {

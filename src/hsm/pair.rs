@@ -4,6 +4,8 @@
 //! the labels may differ, as they do on a CloudHSM. So a pair that no id makes is proven: the private key signs a text of ours, and a
 //! candidate verifies it. A key that may not sign multiplies the curve's base point, which gives the public point itself.
 
+use std::collections::HashMap;
+
 use cryptoki_sys::*;
 use zeroize::Zeroizing;
 
@@ -147,13 +149,14 @@ pub(super) fn prove_by_deriving(
 }
 
 impl Visit<'_> {
-    /// The public half of a private key that does not say it, and whether that was proven: the public key of the same id, else a proven
-    /// one of the same label, else a proven one of the same type.
+    /// The public half of a private key that does not say it, and whether that was proven: the public key of the same id where ids are
+    /// `trusted`, else a proven one of the same id, of the same label, of the same type.
     pub(super) fn public_half(
         &self,
         held: &mut Held,
         key: CK_OBJECT_HANDLE,
         attributes: &Attributes,
+        trusted: bool,
     ) -> Result<Option<(PublicKey, bool)>, Trouble> {
         let Some(elliptic) = &attributes.elliptic else { return Ok(None) };
         let all = || elliptic.restrict(Template::class(CKO_PUBLIC_KEY));
@@ -169,7 +172,7 @@ impl Visit<'_> {
         let (mut proof, mut seen) = (None, Vec::new());
         for (mut template, ids_are_equal) in searches {
             let found = object::find(held.module(), held.handle(), &mut template)?;
-            let only = found.len() == 1;
+            let only = trusted && found.len() == 1;
             for candidate in found.into_iter().take(MOST_READ) {
                 if seen.contains(&candidate) {
                     continue;
@@ -192,6 +195,27 @@ impl Visit<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Proves those private keys that have one public half by their ids: several may have one id, and then it is not the half of all of
+    /// them. Whoever has nothing to verify with leaves them as they are.
+    pub(super) fn tell_apart(
+        &self,
+        held: &mut Held,
+        read: &mut [(CK_OBJECT_HANDLE, Attributes, bool)],
+    ) -> Result<(), Trouble> {
+        let mut halves = HashMap::new();
+        for (_, attributes, _) in read.iter() {
+            *halves.entry(attributes.public.clone()).or_insert(0) += 1;
+        }
+        for (handle, attributes, proven) in read {
+            let is_shared = attributes.public.is_some() && halves.get(&attributes.public) > Some(&1);
+            if is_shared && !*proven && self.hsm.verifier().is_some() {
+                let half = self.public_half(held, *handle, attributes, false)?;
+                (attributes.public, *proven) = half.map_or((None, false), |(half, _)| (Some(half), true));
+            }
+        }
+        Ok(())
     }
 
     /// A public key, read once in a visit however many private ones it is held against.

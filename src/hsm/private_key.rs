@@ -62,7 +62,7 @@ impl Proven {
         Self(Arc::new(AtomicBool::new(proven)))
     }
 
-    fn is(&self) -> bool {
+    pub(super) fn is(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 

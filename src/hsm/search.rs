@@ -358,17 +358,24 @@ impl<'a> Visit<'a> {
             self.find_public(slot, session, class, seen)?
         };
         let login = slot.login_epoch();
+        let mut read = Vec::with_capacity(found.len());
         for handle in found {
             let number = if class == ObjectClass::Certificate { CKO_CERTIFICATE } else { CKO_PRIVATE_KEY };
             let mut attributes = object::read(slot.module(), held.handle(), handle, number)?;
             let (public, proven) = match &attributes.public {
                 None if class == ObjectClass::PrivateKey => {
-                    self.public_half(held, handle, &attributes)?.unzip()
+                    self.public_half(held, handle, &attributes, true)?.unzip()
                 }
                 public => (public.clone(), Some(true)),
             };
             attributes.public = public;
-            let binding = Binding::new(slot, handle, instance, login, proven.unwrap_or(false));
+            read.push((handle, attributes, proven.unwrap_or(false)));
+        }
+        if class == ObjectClass::PrivateKey {
+            self.tell_apart(held, &mut read)?;
+        }
+        for (handle, attributes, proven) in read {
+            let binding = Binding::new(slot, handle, instance, login, proven);
             objects.push(self.object(class, attributes, binding));
         }
         Ok(())

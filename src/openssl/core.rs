@@ -179,6 +179,11 @@ impl Core {
         self.jobs().is_in_one()
     }
 
+    /// Runs `work`, which may ask the HSM, where a PKCS#11 module has room for it.
+    pub fn with_room<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.jobs().with_room(work)
+    }
+
     fn jobs(&self) -> &Jobs {
         self.jobs.get_or_init(|| Box::new(Jobs::of(self.host())))
     }

@@ -22,12 +22,15 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use once_cell::race::OnceBox;
+
 use super::boundary;
 use super::event::Event;
 use super::host::{Host, host_functions};
 use super::stack::with_room;
+use crate::chain::Chain;
 use crate::error::{Error, Reason, Result};
-use crate::workers::{self, Workers};
+use crate::workers::{self, PerProcess, Task, Waiter, Workers};
 
 /// libcrypto's types that are only ever pointed to.
 #[repr(C)]
@@ -35,6 +38,8 @@ struct AsyncJob([u8; 0]);
 #[repr(C)]
 struct WaitContext([u8; 0]);
 
+/// OPENSSL_atexit(3), which 4.0 has not any more.
+type AtExit = unsafe extern "C" fn(Option<unsafe extern "C" fn()>) -> c_int;
 type Cleanup = unsafe extern "C" fn(*mut WaitContext, *const c_void, c_int, *mut c_void);
 
 host_functions! {
@@ -68,18 +73,32 @@ impl Here {
     }
 }
 
-/// The jobs of one libcrypto; `None` where it knows of none.
-pub(super) struct Jobs(Option<Functions>);
+/// The jobs of one libcrypto, if it knows of any.
+pub(super) struct Jobs {
+    functions: Option<Functions>,
+    at_exit: Option<AtExit>,
+}
 
 impl Jobs {
     /// Whether a job is current. It is asked before every signature, and all that it costs outside of jobs.
     pub(super) fn is_in_one(&self) -> bool {
         // SAFETY: no arguments.
-        self.0.as_ref().is_some_and(|functions| unsafe { !(functions.current)().is_null() })
+        self.functions.as_ref().is_some_and(|functions| unsafe { !(functions.current)().is_null() })
+    }
+
+    /// Runs `work` on a stack of its own where a job is current.
+    pub(super) fn with_room<T>(&self, work: impl FnOnce() -> T) -> T {
+        if self.is_in_one() { with_room(work) } else { work() }
     }
 
     pub(super) fn of(host: Result<Host>) -> Self {
-        Self(host.and_then(Functions::of).ok())
+        // SAFETY: the type that OpenSSL's headers declare for the name.
+        let at_exit = |host: &Host| unsafe { host.function::<AtExit>(c"OPENSSL_atexit") }.ok();
+        let host = host.ok();
+        Self {
+            at_exit: host.as_ref().and_then(at_exit),
+            functions: host.and_then(|host| Functions::of(host).ok()),
+        }
     }
 
     /// Has a worker do what `make` makes, and lets the application go on meanwhile. The caller has to do it himself where no job is current,
@@ -92,16 +111,34 @@ impl Jobs {
         W: FnOnce() -> Result<R> + Send + 'static,
         R: Send + 'static,
     {
-        let Some(functions) = &self.0 else { return Place::Here(Here { in_a_job: false }) };
+        let Some(functions) = &self.functions else { return Place::Here(Here { in_a_job: false }) };
         // SAFETY: no arguments.
         let job = unsafe { (functions.current)() };
         if job.is_null() {
             return Place::Here(Here { in_a_job: false });
         }
+        self.watch_the_end();
         match functions.hand_over(job, make) {
             Some(result) => Place::Elsewhere(result),
             None => Place::Here(Here { in_a_job: true }),
         }
+    }
+
+    /// Has workers stay away from this libcrypto once it ends (OPENSSL_cleanup(3)).
+    #[inline(never)]
+    fn watch_the_end(&self) {
+        unsafe extern "C" fn end() {
+            boundary::quietly(workers::end);
+        }
+        static WATCHED: Chain<usize> = Chain::new();
+        let Some(at_exit) = self.at_exit else { return };
+        let begin = || {
+            // SAFETY: a function that stays mapped (the library is linked with -z nodelete). Where there is no memory for it nothing is lost
+            // but the care that it takes.
+            with_room(|| unsafe { at_exit(Some(end)) });
+            Some(at_exit as usize)
+        };
+        WATCHED.find_or_push(|known| *known == at_exit as usize, begin);
     }
 }
 
@@ -156,7 +193,7 @@ impl Functions {
         W: FnOnce() -> Result<R> + Send + 'static,
         R: Send + 'static,
     {
-        let Some((workers, work)) = make()? else { return Ok(Begun::Not) };
+        let Some((workers, work)) = apart(make)? else { return Ok(Begun::Not) };
         // SAFETY: the current job, which is this thread's.
         let context = unsafe { (self.wait_context)(job) };
         if context.is_null() {
@@ -169,10 +206,16 @@ impl Functions {
         };
         let Some(waiting) = known.or(fresh.as_deref()) else { return Ok(Begun::Not) };
         let event = waiting.event();
+        if !event.is_there() {
+            // The application would wait for nothing.
+            return Ok(Begun::Not);
+        }
         event.drain();
         let ours = Arc::new(Work { done: AtomicBool::new(false), result: Mutex::new(None) });
-        let theirs = Arc::clone(&ours);
-        if !workers.start(Box::new(move || theirs.run(work, &event))) {
+        let outcome = Outcome { work: Arc::clone(&ours), event: Arc::clone(&event) };
+        let theirs = Given { work: Some(work), outcome: Arc::new(outcome) };
+        if !workers.start(Box::new(theirs)) {
+            event.drain();
             return Ok(Begun::Not);
         }
         let address = Arc::as_ptr(&ours);
@@ -234,6 +277,14 @@ impl Functions {
     }
 }
 
+/// The work, on the heap at once: a job has little stack.
+#[inline(never)]
+fn apart<W>(
+    make: impl FnOnce() -> Result<Option<(Arc<Workers>, W)>>,
+) -> Result<Option<(Arc<Workers>, Box<W>)>> {
+    Ok(make()?.map(|(workers, work)| (workers, Box::new(work))))
+}
+
 fn key() -> *const c_void {
     (&raw const KEY).cast()
 }
@@ -256,36 +307,45 @@ unsafe extern "C" fn cleanup(_: *mut WaitContext, _: *const c_void, _: c_int, wa
     }
 }
 
-/// What is ours in a wait context.
+/// What is ours in a wait context. A child of fork(2) has its own share of it, and waits for no lock of its parent's.
 struct Waiting {
-    /// Also the worker's, for as long as it may signal it. The lock is only ever held for a moment.
-    event: Mutex<Arc<Event>>,
-    /// What its jobs wait for, or waited for when the application dropped them. The lock as well.
-    works: Mutex<Vec<Arc<dyn Send + Sync>>>,
+    /// Also the worker's, for as long as it may signal it.
+    event: Arc<Event>,
+    /// What there is in its place in a child.
+    inherited: PerProcess<OnceBox<Arc<Event>>>,
+    /// What its jobs wait for, or waited for when the application dropped them. The lock is only ever held for a moment.
+    works: PerProcess<Mutex<Vec<Arc<dyn Send + Sync>>>>,
 }
 
 impl Waiting {
     fn new() -> io::Result<Box<Self>> {
-        Ok(Box::new(Self { event: Mutex::new(Arc::new(Event::new()?)), works: Mutex::default() }))
+        let (inherited, works) = (PerProcess::new(), PerProcess::new());
+        Ok(Box::new(Self { event: Arc::new(Event::new()?), inherited, works }))
     }
 
     /// The event, in this process.
     fn event(&self) -> Arc<Event> {
-        let mut event = self.event.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = event.of_this_process() {
-            *event = Arc::new(own);
+        if self.event.is_of_this_process() {
+            return Arc::clone(&self.event);
         }
-        Arc::clone(&event)
+        let inherited = self.inherited.get();
+        let make = || Box::new(Arc::new(self.event.in_this_process()));
+        if let Some(Err(second)) = inherited.get().is_none().then(|| inherited.set(make())) {
+            // Another thread was faster; only one of the two may be dropped.
+            std::mem::forget(second);
+        }
+        Arc::clone(inherited.get().unwrap_or(&self.event))
     }
 
     fn keep(&self, work: Arc<dyn Send + Sync>) {
-        self.works.lock().unwrap_or_else(PoisonError::into_inner).push(work);
+        self.works.get().lock().unwrap_or_else(PoisonError::into_inner).push(work);
     }
 
+    /// What is its parent's a child keeps.
     fn forget<R>(&self, work: &Work<R>) {
         let address = ptr::from_ref(work).cast::<()>();
         let other = |other: &Arc<dyn Send + Sync>| Arc::as_ptr(other).cast::<()>() != address;
-        self.works.lock().unwrap_or_else(PoisonError::into_inner).retain(other);
+        self.works.get().lock().unwrap_or_else(PoisonError::into_inner).retain(other);
     }
 }
 
@@ -303,15 +363,63 @@ struct Work<R> {
     result: Mutex<Option<Result<R>>>,
 }
 
-impl<R> Work<R> {
-    fn run(&self, work: impl FnOnce() -> Result<R>, event: &Event) {
+/// What a worker is given. Whatever becomes of it, whoever waits for it hears of it.
+struct Given<R: Send + 'static, W> {
+    work: Option<Box<W>>,
+    outcome: Arc<Outcome<R>>,
+}
+
+/// Where the result goes.
+struct Outcome<R> {
+    work: Arc<Work<R>>,
+    event: Arc<Event>,
+}
+
+impl<R, W> Task for Given<R, W>
+where
+    W: FnOnce() -> Result<R> + Send + 'static,
+    R: Send + 'static,
+{
+    fn run(mut self: Box<Self>) {
+        let Some(work) = self.work.take() else { return };
         let result = catch_unwind(AssertUnwindSafe(work))
             .unwrap_or_else(|_| Err(Error::new(Reason::Internal, "panic in a worker")));
-        *self.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-        self.done.store(true, Ordering::Release);
-        event.signal();
+        self.outcome.settle(result);
     }
 
+    fn abandon(mut self: Box<Self>) {
+        std::mem::forget(self.work.take());
+    }
+
+    fn waiter(&self) -> Option<Arc<dyn Waiter>> {
+        Some(Arc::clone(&self.outcome) as Arc<dyn Waiter>)
+    }
+}
+
+impl<R: Send + 'static, W> Drop for Given<R, W> {
+    fn drop(&mut self) {
+        self.outcome.give_up();
+    }
+}
+
+impl<R: Send> Waiter for Outcome<R> {
+    fn give_up(&self) {
+        if !self.work.is_done() {
+            let undone = "what was configured, or OpenSSL itself, ended before the HSM had answered";
+            self.settle(Err(Error::new(Reason::Internal, undone)));
+        }
+    }
+}
+
+impl<R> Outcome<R> {
+    fn settle(&self, result: Result<R>) {
+        *self.work.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        self.work.done.store(true, Ordering::Release);
+        self.event.signal();
+    }
+}
+
+impl<R> Work<R> {
     fn is_done(&self) -> bool {
         self.done.load(Ordering::Acquire)
     }
@@ -319,5 +427,112 @@ impl<R> Work<R> {
     fn take(&self) -> Result<R> {
         let result = self.result.lock().unwrap_or_else(PoisonError::into_inner).take();
         result.unwrap_or_else(|| Err(Error::new(Reason::Internal, "the work has no result")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workers::alone;
+
+    fn given(
+        make: impl FnOnce() -> Result<u8> + Send + 'static,
+    ) -> (Arc<Work<u8>>, Arc<Event>, Box<dyn Task>) {
+        let event = Arc::new(Event::new().unwrap());
+        let work = Arc::new(Work { done: AtomicBool::new(false), result: Mutex::new(None) });
+        let outcome = Arc::new(Outcome { work: Arc::clone(&work), event: Arc::clone(&event) });
+        (work, event, Box::new(Given { work: Some(Box::new(make)), outcome }))
+    }
+
+    fn is_signalled(event: &Event) -> bool {
+        let mut poll = libc::pollfd { fd: event.number(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one structure of ours.
+        unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+    }
+
+    #[test]
+    fn whatever_becomes_of_a_task_its_job_hears_of_it() {
+        let _alone = alone();
+        let (work, event, task) = given(|| Ok(7));
+        assert!(!work.is_done() && !is_signalled(&event));
+        task.run();
+        assert!(work.is_done() && is_signalled(&event));
+        assert_eq!(work.take(), Ok(7));
+        type End = fn(Box<dyn Task>);
+        let dropped: End = |task| drop(task);
+        for end in [dropped, |task| task.abandon()] {
+            let (work, event, task) = given(|| Ok(7));
+            end(task);
+            assert!(work.is_done() && is_signalled(&event));
+            assert_eq!(work.take().unwrap_err().reason(), Reason::Internal);
+        }
+    }
+
+    #[test]
+    fn jobs_whose_workers_end_before_they_begin_hear_of_it() {
+        let _alone = alone();
+        let workers = Workers::new(1);
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        assert!(workers.start(Box::new(move || {
+            let _ = held.recv();
+        })));
+        let (work, event, task) = given(|| Ok(7));
+        assert!(workers.start(task));
+        std::thread::scope(|scope| {
+            scope.spawn(|| workers.close());
+            event.wait(5000);
+            assert!(is_signalled(&event));
+            drop(release);
+        });
+        assert_eq!(work.take().unwrap_err().reason(), Reason::Internal);
+    }
+
+    #[test]
+    fn jobs_whose_workers_do_not_come_back_hear_of_it() {
+        let _alone = alone();
+        let workers = Workers::new(1);
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let (work, event, task) = given(move || {
+            workers::outside(|| {
+                begun.send(()).unwrap();
+                let _ = held.recv();
+            });
+            Ok(7)
+        });
+        assert!(workers.start(task));
+        has_begun.recv().unwrap();
+        workers.close();
+        drop(release);
+        event.wait(5000);
+        assert!(is_signalled(&event));
+        assert_eq!(work.take().unwrap_err().reason(), Reason::Internal);
+    }
+
+    #[test]
+    fn a_child_waits_for_nothing_that_a_thread_of_its_parent_s_holds() {
+        let _alone = alone();
+        let waiting = Box::into_raw(Waiting::new().unwrap());
+        // SAFETY: made above, and dropped by the child and by nobody else.
+        let shared = unsafe { &*waiting };
+        let held = shared.works.get().lock().unwrap();
+        // SAFETY: the child allocates, which glibc allows it to, and ends by _exit.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: as above; the child has a `waiting` of its own.
+            unsafe {
+                libc::alarm(10);
+                shared.keep(Arc::new(()));
+                let is_its_own = shared.event().is_there() && is_signalled(&shared.event());
+                drop(Box::from_raw(waiting));
+                libc::_exit(c_int::from(!is_its_own));
+            }
+        }
+        let mut status = 0;
+        // SAFETY: a child of ours, and room for its status.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0);
+        drop(held);
+        assert!(!is_signalled(&shared.event()), "the child's event is not the parent's");
     }
 }

@@ -4,7 +4,10 @@
 
 mod decrypt;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use once_cell::race::OnceBox;
 
 use super::Provider;
 use super::digest::Chosen;
@@ -45,13 +48,13 @@ enum Mode {
     Tls,
 }
 
-/// What is remembered with a key, so that it is found out once.
+/// What is remembered with a key, so that it is found out once. Nobody waits for another thread, which a child of fork(2) has not.
 #[derive(Default)]
 pub(super) struct Memory {
     /// Behind implicit rejection.
-    secret: OnceLock<rejection::Secret>,
+    secret: OnceBox<rejection::Secret>,
     /// The token does not decrypt without padding.
-    padded_only: OnceLock<()>,
+    padded_only: AtomicBool,
 }
 
 /// OpenSSL's numbers and names of the paddings, <openssl/rsa.h> and <openssl/core_names.h>.

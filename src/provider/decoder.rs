@@ -128,7 +128,7 @@ fn skip_explanation(input: &mut Bio) {
 
 /// The key of a record.
 fn open(provider: &Provider, uri: &Uri, prompt: &mut Prompt) -> Result<crate::key::Key> {
-    provider.shielded(|| provider.keys.open(uri, &mut ask(prompt)))
+    provider.at_length(|| provider.keys.open(uri, &mut ask(prompt)))
 }
 
 /// The record of the next PEM block, where it is one of ours.

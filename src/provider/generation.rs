@@ -80,7 +80,7 @@ impl Wanted {
         };
         let keys = &self.provider.keys;
         // Whoever generates a key has given no callback for questions.
-        let key = self.provider.shielded(|| keys.generate(uri, &new, &mut || Ok(None)))?;
+        let key = self.provider.at_length(|| keys.generate(uri, &new, &mut || Ok(None)))?;
         // Whether its file comes to be is the application's matter, and a key that nobody knows of stays for ever.
         log::info!("made {} in the HSM", key.address());
         Ok(Key::new(&self.provider, key.for_pss(pss)?))

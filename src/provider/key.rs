@@ -1,8 +1,10 @@
 //! A key as OpenSSL holds it.
 
 use std::ffi::CStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+
+use once_cell::race::OnceBox;
 
 use super::Provider;
 use super::asym_cipher::Memory;
@@ -16,7 +18,7 @@ use crate::public::{EcPublicKey, Ed25519PublicKey, PublicKey, RsaPublicKey};
 pub(super) struct Key {
     provider: Arc<Provider>,
     /// Empty until OpenSSL fills in what it has made on its way to import or to compare keys.
-    content: OnceLock<Content>,
+    content: OnceBox<Content>,
     /// The curve of a key that is to come.
     curve: Option<&'static Curve>,
     listing: Option<Arc<Listing>>,
@@ -53,7 +55,7 @@ impl Key {
     pub(super) fn empty(provider: &Arc<Provider>) -> Self {
         Self {
             provider: Arc::clone(provider),
-            content: OnceLock::new(),
+            content: OnceBox::new(),
             curve: None,
             listing: None,
             decryption: Memory::default(),
@@ -83,7 +85,7 @@ impl Key {
     ) -> Arc<Self> {
         Arc::new(Self {
             provider: Arc::clone(provider),
-            content: OnceLock::from(Content::InHsm(key)),
+            content: OnceBox::with_value(Box::new(Content::InHsm(key))),
             curve: None,
             listing,
             decryption: Memory::default(),
@@ -96,7 +98,7 @@ impl Key {
 
     /// Takes a public key into an empty object; `false` for one that is not empty.
     pub(super) fn take(&self, public: PublicKey) -> bool {
-        self.content.set(Content::Public(public)).is_ok()
+        self.content.set(Box::new(Content::Public(public))).is_ok()
     }
 
     pub(super) fn provider(&self) -> &Arc<Provider> {

@@ -124,7 +124,7 @@ impl Store {
             // Whatever happens, nothing is looked for twice: an application that loops until the end must come to one.
             self.found = Some(VecDeque::new());
             let provider = Arc::clone(&self.provider);
-            self.found = Some(provider.shielded(|| self.find(prompt))?);
+            self.found = Some(provider.at_length(|| self.find(prompt))?);
         } else if let Some(listing) = &self.listing {
             listing.seen.store(true, Ordering::Relaxed);
         }

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::Provider;
 use crate::curve::Curve;
-use crate::error::{Error, Reason, Result};
+use crate::error::{Error, Reason, Result, bail};
 use crate::hsm;
 use crate::mechanism::ecdsa_signature;
 use crate::openssl::algorithm;
@@ -18,6 +18,7 @@ use crate::openssl::digest::Digests;
 use crate::openssl::params::ParamList;
 use crate::openssl::public_key::PublicKey as HostKey;
 use crate::public::{EcPublicKey, Ed25519PublicKey, PublicKey, RsaPublicKey};
+use crate::workers;
 
 /// Verifies on behalf of a provider context.
 pub(super) struct Verifier {
@@ -105,12 +106,13 @@ impl Verifier {
 
 impl hsm::Verifier for Verifier {
     fn verifies(&self, key: &PublicKey, input: &[u8], signature: &[u8]) -> Result<bool> {
-        match key {
+        let verify = || match key {
             PublicKey::Ec(key) => self.verifies_ecdsa(key, input, &ecdsa_signature(signature)?),
             PublicKey::Ed25519(key) => self.verifies_ed25519(key, input, signature),
             // Its modulus is what an RSA key is found by.
             PublicKey::Rsa(_) => Ok(true),
-        }
+        };
+        workers::inside(verify).unwrap_or_else(|| bail!(HostUnusable, "it has ended while the HSM worked"))
     }
 }
 

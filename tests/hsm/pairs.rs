@@ -12,13 +12,16 @@ use cryptoki::session::UserType;
 use cryptoki::types::RawAuthPin;
 use hsmkey::curve::Curve;
 use hsmkey::error::{Reason, Result};
-use hsmkey::hsm::{Hsm, PrivateKey, Query, Verifier};
+use hsmkey::hsm::{Hsm, Object, PrivateKey, Query, Verifier};
+use hsmkey::key::distinct;
 use hsmkey::mechanism::Mechanism;
 use hsmkey::public::{EcPublicKey, PublicKey};
 use hsmkey::spki::{public_to_spki, spki_to_public};
 use openssl::bn::BigNum;
+use openssl::ec::{EcGroup, EcKey};
 use openssl::ecdsa::EcdsaSig;
-use openssl::pkey::PKey;
+use openssl::nid::Nid;
+use openssl::pkey::{PKey, Private};
 
 use crate::scenario::*;
 use crate::support::Recorder;
@@ -211,6 +214,53 @@ fn a_session_in_which_a_secret_stays_is_closed() {
             key.derive(&peer.point, 32).unwrap();
             assert_eq!(inside.count("calls.C_OpenSession"), 4);
             assert_eq!(inside.count("calls.C_CloseSession"), 3);
+        },
+    );
+}
+
+#[test]
+fn an_id_that_two_private_keys_share_makes_no_pair_of_the_other() {
+    scenario(
+        CLOUDHSM,
+        |hsm| {
+            let curve = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+            // A pair, its private half once more, and the private half of another pair under the same name.
+            let [pair, other] =
+                [(); 2].map(|()| PKey::from_ec_key(EcKey::generate(&curve).unwrap()).unwrap());
+            let private = |key: &PKey<Private>| {
+                let file = hsm.token.write("import", key.private_key_to_pem_pkcs8().unwrap());
+                let write = ["--write-object", &file, "--type", "privkey", "--usage-sign"];
+                hsm.token
+                    .pkcs11_tool([&write[..], &["--label", "signing", "--id", "c0"]].concat())
+                    .succeeds();
+            };
+            private(&other);
+            hsm.token.import(&pair, "signing", "c0");
+            private(&pair);
+            hsm.token.write("signing.pub", pair.public_key_to_pem().unwrap());
+        },
+        |inside| {
+            let (public, auth) = (public(inside, "signing"), inside.auth());
+            let halves = |objects: &[Object]| {
+                let mut halves: Vec<_> =
+                    objects.iter().map(|object| (object.public.is_some(), object.is_proven())).collect();
+                assert!(
+                    objects.iter().filter_map(|object| object.public.as_ref()).all(|half| *half == public)
+                );
+                halves.sort_unstable();
+                halves
+            };
+            let hsm = Hsm::verified_by(inside.settings(), Arc::new(Counting::default()));
+            let listed = hsm.list(&labelled("signing"), &auth).unwrap();
+            assert_eq!(halves(&listed), [(false, false), (true, true), (true, true)]);
+            let left = distinct(listed);
+            assert_eq!(halves(&left), [(false, false), (true, true)]);
+            let key = left.iter().find(|object| object.is_proven()).and_then(Object::private_key).unwrap();
+            signs(&key, &public);
+            // Without a verifier nobody can tell, and none is left out for another.
+            let listed = inside.hsm().list(&labelled("signing"), &auth).unwrap();
+            assert_eq!(halves(&listed), [(true, false); 3]);
+            assert_eq!(distinct(listed).len(), 3);
         },
     );
 }

@@ -9,6 +9,7 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <openssl/async.h>
 #include <openssl/conf.h>
@@ -23,10 +24,15 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -321,6 +327,174 @@ static int forked(int way, int count, int *failed) {
     return right;
 }
 
+/*
+ * Daemons close all descriptors, and their numbers become somebody else's: a socket's, a log's or another event's. Nothing is read from
+ * these, written to them or closed: by the process that closed ours, or by a child of it.
+ */
+enum { SOCKET, LOG, EVENT, KINDS };
+enum { ITSELF, CHILD, GRANDCHILD, PROCESSES };
+static const char pending[] = "eight octets or more";
+
+struct other {
+    int number, peer;
+    struct stat as;
+};
+
+static struct other take_over(int number, int kind) {
+    struct other other = {.number = number, .peer = -1};
+    int ends[2];
+    close(number);
+    if (kind == SOCKET) {
+        if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) != 0 || write(ends[1], pending, sizeof(pending)) < 0) die("socketpair");
+        other.peer = fcntl(ends[1], F_DUPFD_CLOEXEC, 500);
+        close(ends[1]);
+    } else if (kind == LOG) {
+        ends[0] = memfd_create("log", 0);
+        if (write(ends[0], pending, sizeof(pending)) < 0) die("log");
+        lseek(ends[0], 0, SEEK_SET);
+    } else {
+        ends[0] = eventfd(5, EFD_CLOEXEC | EFD_NONBLOCK);
+    }
+    if (ends[0] != number && (dup2(ends[0], number) != number || close(ends[0]) != 0)) die("dup2");
+    fstat(number, &other.as);
+    return other;
+}
+
+static int is_untouched(const struct other *other, int kind) {
+    struct stat as;
+    char read_back[64];
+    uint64_t number;
+    if (fstat(other->number, &as) != 0 || as.st_dev != other->as.st_dev || as.st_ino != other->as.st_ino) return 0;
+    if (kind == EVENT) return read(other->number, &number, sizeof(number)) == sizeof(number) && number == 5;
+    if (read(other->number, read_back, sizeof(read_back)) != sizeof(pending) || memcmp(read_back, pending, sizeof(pending)) != 0)
+        return 0;
+    return kind == LOG || recv(other->peer, read_back, 1, MSG_DONTWAIT) < 0;
+}
+
+/* Their descriptors are gone: they are looked at now and then. */
+static int finish_blindly(struct work **works, int count) {
+    int right = 0;
+    for (int i = 0; i < count; i++) {
+        while (works[i]->state == ASYNC_PAUSE && !go_on(works[i])) usleep(1000);
+        right += is_right(works[i]);
+    }
+    return right;
+}
+
+static int reused(int kind, int process, int count) {
+    struct work *works[MOST], *next[MOST];
+    struct other others[MOST];
+    start(works, count);
+    if (signalled(works, count) != count) die("not paused");
+    fflush(stdout);
+    int status;
+    pid_t pid = process == ITSELF ? 0 : fork();
+    if (pid == 0) {
+        alarm(20);
+        for (int i = 0; i < count; i++) others[i] = take_over(event(works[i]).fd, kind);
+        if (process == GRANDCHILD && (pid = fork()) != 0) _exit(waitpid(pid, &status, 0) == pid ? WEXITSTATUS(status) : 1);
+        int right = finish_blindly(works, count), untouched = 0;
+        for (int i = 0; i < count; i++) {
+            next[i] = begin();
+            ASYNC_WAIT_CTX_free(next[i]->waiting);
+            next[i]->waiting = works[i]->waiting;
+            go_on(next[i]);
+        }
+        right += finish_blindly(next, count);
+        for (int i = 0; i < count; i++) {
+            works[i]->waiting = NULL;
+            end(works[i]);
+            end(next[i]);
+        }
+        for (int i = 0; i < count; i++) untouched += is_untouched(&others[i], kind);
+        for (int i = 0; i < count; i++) close(others[i].number), close(others[i].peer);
+        if (right != 2 * count || untouched != count)
+            fprintf(stderr, "kind %d process %d: right %d untouched %d\n", kind, process, right, untouched);
+        if (process == ITSELF) return right == 2 * count && untouched == count;
+        _exit(right == 2 * count && untouched == count ? 0 : 3);
+    }
+    if (finish(works, count) != count) die("parent");
+    for (int i = 0; i < count; i++) end(works[i]);
+    return waitpid(pid, &status, 0) == pid && status == 0;
+}
+
+/*
+ * A child that is given no event in place of its parent's, as it may have no descriptor more. The numbers become somebody else's, who has
+ * nothing to say. How many of COUNT new jobs of the same wait contexts pause there.
+ */
+static int exhausted(int count, int *right) {
+    struct work *works[MOST], *next;
+    struct rlimit before, none;
+    int paused = 0, status, lowest = MOST, out[2], said[2] = {0, 0};
+    start(works, count);
+    if (signalled(works, count) != count || pipe(out) != 0) die("not paused");
+    for (int i = 0; i < count; i++)
+        if (event(works[i]).fd < lowest) lowest = event(works[i]).fd;
+    getrlimit(RLIMIT_NOFILE, &before);
+    none = before;
+    none.rlim_cur = lowest;
+    setrlimit(RLIMIT_NOFILE, &none);
+    int first = dup(0), last = first;
+    for (int fd = first; fd >= 0; fd = dup(0)) last = fd;
+    pid_t pid = fork();
+    setrlimit(RLIMIT_NOFILE, &before);
+    if (pid == 0) {
+        alarm(20);
+        said[0] = finish_blindly(works, count);
+        for (int i = 0; i < count; i++) {
+            int number = event(works[i]).fd;
+            take_over(number, EVENT);
+            next = begin();
+            ASYNC_WAIT_CTX_free(next->waiting);
+            next->waiting = works[i]->waiting;
+            works[i]->waiting = NULL;
+            if (!go_on(next)) said[1]++;
+            said[0] += finish_blindly(&next, 1);
+            end(works[i]), end(next);
+        }
+        _exit(write(out[1], said, sizeof(said)) != sizeof(said));
+    }
+    for (int fd = first; first >= 0 && fd <= last; fd++) close(fd);
+    *right = finish(works, count);
+    for (int i = 0; i < count; i++) end(works[i]);
+    if (waitpid(pid, &status, 0) != pid || status != 0 || read(out[0], said, sizeof(said)) != sizeof(said)) die("child");
+    *right += said[0];
+    paused = said[1];
+    return paused;
+}
+
+/* A job that loads a key. */
+static int load_in_a_job(void *argument) {
+    stack(1);
+    EVP_PKEY *loaded = load(*(const char **)argument, 1);
+    depth = stack(0);
+    int right = EVP_PKEY_cmp(loaded, key) == 1;
+    EVP_PKEY_free(loaded);
+    return right;
+}
+
+#if OPENSSL_VERSION_NUMBER >= 0x30000000L
+/* A job of a library context that goes while the HSM works. The worker comes back after it. */
+static void late(const char *path) {
+    OSSL_LIB_CTX *own = OSSL_LIB_CTX_new();
+    struct work *work = calloc(1, sizeof(*work));
+    if (OSSL_LIB_CTX_load_config(own, getenv("OPENSSL_CONF")) != 1) die("configuration");
+    FILE *file = fopen(path, "r");
+    EVP_PKEY *of_context = PEM_read_PrivateKey_ex(file, NULL, NULL, NULL, own, NULL);
+    fclose(file);
+    work->md = EVP_MD_CTX_new();
+    if (of_context == NULL || EVP_DigestSignInit_ex(work->md, NULL, "SHA256", own, NULL, of_context, NULL) != 1) die("init");
+    EVP_PKEY_free(of_context);
+    work->waiting = ASYNC_WAIT_CTX_new();
+    if (go_on(work)) die("not paused");
+    usleep(200000);
+    end(work);
+    OSSL_LIB_CTX_free(own);
+    usleep(3000000);
+    printf("ended\n");
+}
+#endif
+
 static void *resume(void *argument) {
     struct work *work = argument;
     if (work->length != sizeof(work->output)) return NULL;
@@ -402,6 +576,35 @@ int main(int argc, char **argv) {
         int right = 0, failed = 0;
         for (int way = 0; way < WAYS; way++) right += forked(way, count, &failed);
         printf("parent %d children %d\n", right, failed);
+    } else if (strcmp(scene, "reused") == 0) {
+        int good = 0;
+        for (int kind = 0; kind < KINDS; kind++)
+            for (int process = 0; process < PROCESSES; process++) good += reused(kind, process, count);
+        printf("good %d descriptors %d\n", good, left_open());
+    } else if (strcmp(scene, "exhausted") == 0) {
+        int right = 0, paused = exhausted(count, &right);
+        printf("right %d paused %d descriptors %d\n", right, paused, left_open());
+#if OPENSSL_VERSION_NUMBER >= 0x30000000L
+    } else if (strcmp(scene, "context") == 0) {
+        late(argv[2]);
+#endif
+    } else if (strcmp(scene, "cleanup") == 0) {
+        start(works, count);
+        if (works[0]->state != ASYNC_PAUSE) die("not paused");
+        /* What no worker has begun is not waited for. */
+        usleep(100000);
+        long begun = now();
+        OPENSSL_cleanup();
+        printf("ms %ld\n", now() - begun);
+        fflush(stdout);
+        _exit(0);
+    } else if (strcmp(scene, "load") == 0) {
+        ASYNC_JOB *job = NULL;
+        ASYNC_WAIT_CTX *waiting = ASYNC_WAIT_CTX_new();
+        int right = 0;
+        if (ASYNC_start_job(&job, waiting, &right, load_in_a_job, &argv[2], sizeof(argv[2])) != ASYNC_FINISH) die("not ended");
+        ASYNC_WAIT_CTX_free(waiting);
+        printf("right %d depth %zu\n", right, depth);
     } else if (strcmp(scene, "forbidden") == 0) {
         /* As HAProxy does: nobody, who may start no thread. */
         struct rlimit none = {0, 0};

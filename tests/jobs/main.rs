@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hsmkey::keyfile;
 use openssl::ssl::SslVersion;
 use support::{Hsm, Key, OpenSsl, Program, Server, TlsClient, compile, free_port, ours};
 
@@ -100,6 +101,59 @@ fn a_child_of_a_process_with_paused_jobs_signs_by_itself() {
     every(|openssl, hsm, key, operation| {
         assert_eq!(said(openssl, hsm, "fork", key, operation, 4), "parent 32 children 0");
     });
+}
+
+#[test]
+fn what_has_the_number_of_an_event_that_was_closed_by_hand_is_left_alone() {
+    let hsm = Hsm::cloudhsm_with(SLOW);
+    configured(&hsm, &[]);
+    let key = hsm.import_rsa(2048, "rsa");
+    for openssl in OpenSsl::with_providers() {
+        assert_eq!(said(&openssl, &hsm, "reused", &key, "pkcs1", 4), "good 9 descriptors 0");
+    }
+}
+
+#[test]
+fn where_a_child_is_given_no_event_it_signs_by_itself() {
+    let hsm = Hsm::cloudhsm_with(SLOW);
+    configured(&hsm, &[]);
+    let key = hsm.import_rsa(2048, "rsa");
+    for openssl in OpenSsl::with_providers() {
+        assert_eq!(said(&openssl, &hsm, "exhausted", &key, "pkcs1", 4), "right 12 paused 0 descriptors 0");
+    }
+}
+
+/// The first signature of an EC key is verified by the application's OpenSSL.
+#[test]
+fn a_worker_that_comes_back_after_its_context_does_not_touch_it() {
+    // Longer than whoever ends waits.
+    let hsm = Hsm::cloudhsm_with("latency_c_sign = 1500ms");
+    configured(&hsm, &[]);
+    let key = hsm.import_ec("prime256v1", "ec");
+    for openssl in OpenSsl::with_providers() {
+        let outcome = jobs(&openssl, &hsm, "context", &key, "ec", 1)
+            .env_remove("MEASURE")
+            .under("valgrind", ["--leak-check=no", "--error-exitcode=0"])
+            .limit(Duration::from_secs(180))
+            .succeeds();
+        assert_eq!(outcome.text().trim_end(), "ended");
+        assert!(outcome.stderr.contains("ERROR SUMMARY: 0 errors"), "{}: {outcome}", openssl.version);
+    }
+}
+
+/// 4.0 has no OPENSSL_atexit(3), and no engines, whose workers hear of the end by nothing else.
+#[test]
+fn openssl_ends_when_those_who_use_it_have_come_back_but_does_not_wait_for_ever() {
+    for openssl in OpenSsl::with_engines() {
+        for (latency, time) in [("400ms", 200..450), ("5s", 450..1500)] {
+            let hsm = Hsm::cloudhsm_with(&format!("latency_c_sign = {latency}"));
+            hsm.configure_all_versions(&[("hsmkey-reference-files", "engine")]);
+            let key = hsm.import_rsa(2048, "rsa");
+            let said = said(&openssl, &hsm, "cleanup", &key, "pkcs1", 1);
+            eprintln!("{} {latency}: {said}", openssl.version);
+            assert!(time.contains(&number(&said, "ms")), "{said}");
+        }
+    }
 }
 
 #[test]
@@ -264,6 +318,29 @@ fn jobs_of_the_engine_are_paused_and_may_be_dropped_too() {
             assert_eq!(said(&openssl, &hsm, "fork", key, operation, 4), "parent 32 children 0");
             assert_eq!(said(&openssl, &hsm, "early", key, operation, 4), "early 1 right 4");
         }
+    }
+}
+
+/// The HSM has to be asked for it. OpenSSL's decoders are on the way.
+#[test]
+fn a_key_that_is_loaded_in_a_job_fits_on_its_stack_too() {
+    let hsm = Hsm::cloudhsm_with(SLOW);
+    configured(&hsm, &[]);
+    let key = hsm.import_rsa(4096, "rsa");
+    let pointer = keyfile::write_pointer(&key.uri.parse().unwrap()).unwrap();
+    let key = Key { file: hsm.token.write("pointer.key", pointer), ..key };
+    for openssl in OpenSsl::with_providers() {
+        let said = said(&openssl, &hsm, "load", &key, "pkcs1", 1);
+        eprintln!("{} {said}", openssl.version);
+        assert!(number(&said, "right") == 1 && number(&said, "depth") < 24 << 10, "{said}");
+    }
+    for openssl in OpenSsl::with_engines() {
+        let hsm = Hsm::cloudhsm_with(SLOW);
+        hsm.configure_all_versions(&[("hsmkey-reference-files", "engine")]);
+        let key = hsm.import_rsa(4096, "engine-rsa");
+        let said = said(&openssl, &hsm, "load", &key, "pkcs1", 1);
+        eprintln!("{} {said}", openssl.version);
+        assert!(number(&said, "right") == 1 && number(&said, "depth") < 24 << 10, "{said}");
     }
 }
 

@@ -169,3 +169,65 @@ fn genpkey_writes_what_it_made() {
         assert_eq!(keyfile::from_pointer_der(&der).unwrap().pss, Some(hsmkey::public::PssParams::default()));
     }
 }
+
+#[test]
+fn a_file_that_is_written_again_keeps_the_restriction() {
+    let hsm = Hsm::new();
+    let source = format!("file:{}", hsm.token.pin_file());
+    let write = |key: &Key| {
+        let arguments = ["keyfile", &key.uri, "--out", &key.file, "--force", "--pin-source", &source];
+        let written = hsm.hsmkey(arguments).env("PKCS11_PROVIDER_MODULE", crate::support::Recorder::module());
+        written.succeeds();
+        std::fs::read(&key.file).unwrap()
+    };
+    for (number, restriction) in RESTRICTIONS.into_iter().enumerate() {
+        let key = import(&hsm, &format!("again-{number}"), restriction);
+        let before = std::fs::read(&key.file).unwrap();
+        assert_eq!(write(&key), before, "{restriction:?}");
+        // What stood there for another key says nothing of this one.
+        let other = import(&hsm, &format!("other-{number}"), restriction);
+        std::fs::copy(&other.file, &key.file).unwrap();
+        let written = write(&key);
+        assert!(written.starts_with(b"-----BEGIN RSA PRIVATE KEY-----"), "{restriction:?}");
+    }
+}
+
+/// Signatures by the same modulus under other rules, as somebody else may have made them.
+#[test]
+fn what_it_may_not_sign_it_does_not_verify_either() {
+    let hsm = Hsm::new();
+    hsm.token.write("document", "some octets");
+    for (number, restriction) in RESTRICTIONS.into_iter().enumerate() {
+        let key = import(&hsm, &format!("foreign-{number}"), restriction);
+        let free = PKey::from_rsa(key.software.rsa().unwrap()).unwrap();
+        let free = hsm.token.write("free.key", free.private_key_to_pem_pkcs8().unwrap());
+        for openssl in OpenSsl::with_providers() {
+            for digest in ["-sha1", "-sha256", "-sha512"] {
+                for salt in ["9", "32"] {
+                    let salt = format!("rsa_pss_saltlen:{salt}");
+                    let pss = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", &salt];
+                    let sign = ["dgst", digest, "-sign", &free, "-out", "signature", "document"];
+                    let sign = [&sign[..1], &pss, &sign[1..]].concat();
+                    openssl.stock(sign).current_dir(hsm.token.directory()).succeeds();
+                    for options in [&[][..], &pss] {
+                        let verify = |option: &str, file: &str| {
+                            let half = [option, file, "-signature", "signature", "document"];
+                            let words = [&["dgst", digest], options, &half].concat();
+                            words.into_iter().map(str::to_owned).collect::<Vec<_>>()
+                        };
+                        let software = verify("-verify", &key.public_file);
+                        let stock = openssl.stock(&software).current_dir(hsm.token.directory()).run();
+                        for ours in [software, verify("-prverify", &key.file)] {
+                            let ours = openssl.with(&hsm, ours).run();
+                            let version = &openssl.version;
+                            assert_eq!(
+                                ours.status, stock.status,
+                                "{version} {restriction:?} {digest} {salt} {options:?}: {ours}\n{stock}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -8,6 +8,7 @@ use hsmkey::key::distinct;
 use hsmkey::keyfile;
 use hsmkey::public::{PssParams, PublicKey};
 use hsmkey::uri::Uri;
+use zeroize::Zeroizing;
 
 use crate::output::Output;
 use crate::reach::Reach;
@@ -17,7 +18,8 @@ use crate::reference;
 ///
 /// The file holds the key's URI and its public half, no secret. Every program that reads a PEM private key file can be given it,
 /// where OpenSSL is configured with hsmkey. For an EC key whose public half the HSM does not tell, the key signs once and the
-/// machine's openssl command verifies.
+/// machine's openssl command verifies. Where a file of the same key is replaced that says which PSS an RSA key is restricted to, the new
+/// one says so too.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -110,6 +112,16 @@ pub fn run(arguments: Arguments) -> Result<()> {
         return Err(Error::new(Reason::KeyUnsupported, detail));
     };
     let uri = if uri.names_a_key() { uri.clone() } else { complete(&key.label, &key.id) };
-    let pss = key.pss_only.then(PssParams::default);
+    let pss = restriction(&output, public).or_else(|| key.pss_only.then(PssParams::default));
     output.write(&form.write(&uri, public, pss.as_ref())?)
+}
+
+/// What a key file of the same key, which is to be replaced, says of RSASSA-PSS: an HSM knows of no digest that a key is restricted to.
+fn restriction(output: &Output, public: &PublicKey) -> Option<PssParams> {
+    // Somebody else may have written a PIN into it.
+    let old = Zeroizing::new(std::fs::read(output.file()?).ok()?);
+    let (label, der) = pem_rfc7468::decode_vec(keyfile::first_block(&old).0).ok()?;
+    let der = Zeroizing::new(der);
+    let old = (label == keyfile::POINTER_LABEL).then(|| keyfile::from_pointer_der(&der).ok()).flatten()?;
+    old.pss.filter(|_| old.public.as_ref() == Some(public))
 }

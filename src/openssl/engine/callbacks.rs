@@ -191,7 +191,7 @@ unsafe fn certificate<T: Engine>(
     let id = unsafe { boundary::text(request.id) }?.unwrap_or_default();
     // SAFETY: the user interface that a control has set.
     let mut prompt = unsafe { bound.prompt(library, ptr::null_mut(), ptr::null_mut()) };
-    let der = library.shielded(|| bound.engine.certificate(id, &mut prompt))?;
+    let der = library.at_length(|| bound.engine.certificate(id, &mut prompt))?;
     let mut next = der.as_ptr();
     // SAFETY: as many readable octets as are said.
     let certificate =
@@ -213,7 +213,7 @@ unsafe extern "C" fn load_private<T: Engine, const P: usize>(
     let body = |library: &'static Library, bound: &Bound<T>| {
         // SAFETY: OpenSSL's arguments.
         let (id, mut prompt) = unsafe { (name(id)?, bound.prompt(library, method, data)) };
-        let Loaded { kind, spki, key } = library.shielded(|| bound.engine.private_key(id, &mut prompt))?;
+        let Loaded { kind, spki, key } = library.at_length(|| bound.engine.private_key(id, &mut prompt))?;
         let key = match kind {
             Type::Rsa => library.rsa_key(rsa::EVP_PKEY_RSA, &spki, key),
             Type::RsaPss => library.rsa_key(rsa::EVP_PKEY_RSA_PSS, &spki, key),
@@ -236,7 +236,7 @@ unsafe extern "C" fn load_public<T: Engine, const P: usize>(
     let body = |library: &'static Library, bound: &Bound<T>| {
         // SAFETY: OpenSSL's arguments.
         let (id, mut prompt) = unsafe { (name(id)?, bound.prompt(library, method, data)) };
-        let spki = library.shielded(|| bound.engine.public_key(id, &mut prompt))?;
+        let spki = library.at_length(|| bound.engine.public_key(id, &mut prompt))?;
         let mut next = spki.as_ptr();
         // SAFETY: as many readable octets as are said.
         let key =

@@ -124,6 +124,11 @@ impl Library {
         unsafe { (self.functions.ERR_pop_to_mark)() };
         result
     }
+
+    /// The same for what looks for keys, which no worker does.
+    pub(super) fn at_length<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.jobs.with_room(|| self.shielded(work))
+    }
 }
 
 impl Raise for Library {

@@ -5,6 +5,8 @@
 //! token does not decrypt without padding it is asked with CKM_RSA_PKCS. OAEP is the token's, and is done here where the token has not the
 //! digests or the label.
 
+use std::sync::atomic::Ordering;
+
 use subtle::ConditionallySelectable;
 use zeroize::Zeroizing;
 
@@ -46,12 +48,12 @@ impl Cipher {
     /// The same; `None` where the token does not decrypt without padding.
     fn try_raw(&self, ciphertext: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>> {
         let memory = &self.key()?.decryption;
-        if memory.padded_only.get().is_some() {
+        if memory.padded_only.load(Ordering::Relaxed) {
             return Ok(None);
         }
         match self.decrypt_raw(ciphertext) {
             Err(error) if error.reason() == Reason::MechanismUnsupported => {
-                memory.padded_only.get_or_init(|| ());
+                memory.padded_only.store(true, Ordering::Relaxed);
                 Ok(None)
             }
             result => result.map(Some),
@@ -120,7 +122,7 @@ impl Cipher {
             // The token says which padding is bad anyway, by the time it takes. For the application it stays no error.
             None => Zeroizing::new(sha256.random(sha256.size(), 0)?),
         };
-        Ok(secret.get_or_init(|| found))
+        Ok(secret.get_or_init(|| Box::new(found)))
     }
 
     /// The premaster secret of TLS 1.2 and before: a random one where anything is wrong.
