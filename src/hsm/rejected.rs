@@ -5,8 +5,9 @@
 //! PIN and no hash of it. When the source changes, the file no longer counts.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -56,6 +57,9 @@ pub(super) struct Notice {
 /// A longer name of a file ends with a number instead, which stands for all of it.
 const LONGEST: usize = 200;
 
+/// No file of ours has more octets: a path and a few numbers.
+const MOST: u64 = 8192;
+
 impl Notice {
     /// The notice about a PIN: which token's, and from which source.
     pub(super) fn new(directory: &Path, token: &str, stamp: &SourceStamp) -> Self {
@@ -80,7 +84,16 @@ impl Notice {
     }
 
     fn read(&mut self) {
-        self.said = fs::read_to_string(self.file()).ok();
+        self.said = self.now_said().ok();
+    }
+
+    /// What the file says. Where somebody else may write too, it may be a pipe, or have no end.
+    fn now_said(&self) -> io::Result<String> {
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let mut said = String::new();
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(self.file())?;
+        file.take(MOST).read_to_string(&mut said)?;
+        Ok(said)
     }
 
     fn file(&self) -> PathBuf {
@@ -134,7 +147,7 @@ impl Notice {
 
     /// Takes back what was said of an older state of the source. What another process was told meanwhile stays: it may be about a newer one.
     pub(super) fn withdraw(&self) {
-        if self.said.is_some() && fs::read_to_string(self.file()).ok() == self.said {
+        if self.said.is_some() && self.now_said().ok() == self.said {
             let _ = fs::remove_file(self.file());
         }
     }
@@ -196,7 +209,39 @@ mod tests {
         notice().turn(Instant::now()).unwrap().accepted();
         notice().post();
         assert!(notice().stands().is_some());
+        let turn = directory.path().join("turn-hsm1%2fpin");
+        fs::remove_file(&turn).unwrap();
+        fs::hard_link(&victim, &turn).unwrap();
+        notice().turn(Instant::now()).unwrap().accepted();
         assert_eq!(fs::read_to_string(victim).unwrap(), "as it was");
+    }
+
+    #[test]
+    fn what_others_have_put_there_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let stamp = SourceStamp { source: "pin".into(), changed: "1".into() };
+        let fifo = |name: &str| {
+            let made = std::process::Command::new("mkfifo").arg(directory.path().join(name)).status();
+            assert!(made.unwrap().success());
+        };
+        fifo("turn-hsm1%2fpin");
+        fifo("rejected-hsm1%2fpin");
+        let (told, said) = std::sync::mpsc::channel();
+        let path = directory.path().to_owned();
+        // One that waits is never heard of.
+        std::thread::spawn(move || {
+            let mut notice = Notice::new(&path, "hsm1", &stamp);
+            notice.turn(Instant::now()).unwrap().accepted();
+            notice.withdraw();
+            notice.post();
+            told.send(Notice::new(&path, "hsm1", &stamp).stands().is_some())
+        });
+        assert_eq!(said.recv_timeout(std::time::Duration::from_secs(5)), Ok(true));
+        // Nor is what never ends read to its end.
+        fs::remove_file(directory.path().join("rejected-hsm1%2fpin")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", directory.path().join("rejected-hsm1%2fpin")).unwrap();
+        let stamp = SourceStamp { source: "pin".into(), changed: "1".into() };
+        assert!(Notice::new(directory.path(), "hsm1", &stamp).stands().is_none());
     }
 
     #[test]

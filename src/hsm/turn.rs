@@ -5,9 +5,9 @@
 //! is an octet of a file, locked by the process: the system gives it to another one when the process ends, however that happens. Each
 //! source of a PIN has a file of its own: a process that closes one gives up all that it has locked there.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -90,16 +90,18 @@ fn now() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The file. What somebody else has put there, a link or a pipe, is neither written nor waited for.
 fn open(directory: &Path, name: &str) -> Option<File> {
     let path = directory.join(name);
     let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags(libc::O_NOFOLLOW);
-    options.open(&path).ok().or_else(|| {
-        let file =
-            options.create_new(true).open(&path).or_else(|_| options.create_new(false).open(&path)).ok()?;
+    options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    if let Ok(file) = options.clone().create_new(true).open(&path) {
         let _ = share(directory, &file);
-        Some(file)
-    })
+        return Some(file);
+    }
+    let file = options.open(&path).ok()?;
+    let is_ours = |state: Metadata| state.is_file() && state.nlink() == 1;
+    file.metadata().is_ok_and(is_ours).then_some(file)
 }
 
 /// Opens a new file to all who share the directory, whatever this process's umask says.
