@@ -207,7 +207,8 @@ impl Keys {
         }
         let named = PinSource::new(uri, config.pin.as_ref(), &self.environment)?;
         // Nobody is asked for the PIN of a token that wants none.
-        let asks = !named.is_named() && hsm.wants_pin(&query(uri, Some(ObjectClass::PrivateKey)));
+        let query = Query { public: uri.public.clone(), ..query(uri, Some(ObjectClass::PrivateKey)) };
+        let asks = !named.is_named() && hsm.wants_pin(&query);
         let entered = if asks { self.entered(&uri.token, ask)? } else { None };
         let source = entered.unwrap_or_else(|| Arc::new(named));
         // Now, as a server that has given up its rights cannot read the file later.

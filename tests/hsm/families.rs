@@ -8,7 +8,8 @@ use hsmkey::config::Config;
 use hsmkey::environment::Environment;
 use hsmkey::error::Reason;
 use hsmkey::hsm::{Hsm, Settings};
-use hsmkey::key::Keys;
+use hsmkey::key::{Key, Keys};
+use hsmkey::mechanism::Mechanism;
 use hsmkey::pin::PinSource;
 use hsmkey::secret::Pin;
 use hsmkey::uri::Uri;
@@ -156,6 +157,57 @@ fn a_user_is_asked_again_for_the_token_that_has_rejected_the_pin_only() {
         assert_eq!(open("second", OTHER), Some(Reason::KeyNotFound));
         assert_eq!(open("second", "not asked for"), Some(Reason::KeyNotFound));
         assert_eq!(asked, ["test", "second", "second"]);
+    });
+}
+
+#[test]
+fn a_user_is_asked_again_for_a_pin_that_was_rejected_in_a_child() {
+    scenario(CLOUDHSM, one_key, |inside| {
+        let config = Config { module: Some(Recorder::module().to_owned()), ..Config::default() };
+        let keys = Keys::new(Ok(config), Arc::new(Environment::new(false, |_| None)));
+        let query = with_public(in_token("signing", "hsm1"), &inside.public("signing"));
+        let uri = Uri { token: query.token, object: query.label, public: query.public, ..Uri::default() };
+        let mut asked = 0;
+        let mut open = |pin: &str| {
+            let opened = keys.open(&uri, &mut || {
+                asked += 1;
+                Ok(Some(Zeroizing::new(pin.into())))
+            });
+            (opened.unwrap(), asked)
+        };
+        let sign = |key: &Key| {
+            let mut output = [0; 512];
+            key.sign(&Mechanism::RsaPkcs, DATA, &mut output).err().map(|error| error.reason())
+        };
+        // A server that loads its key and has workers that sign; later it loads it again.
+        let (key, asked) = open("crypto_user:wrong password");
+        assert_eq!(asked, 1);
+        assert!(in_child(LIMIT, || assert_eq!(sign(&key), Some(Reason::PinRejected))));
+        let (key, asked) = open(RIGHT);
+        assert_eq!(asked, 2);
+        assert!(in_child(LIMIT, || assert_eq!(sign(&key), None)));
+        assert_eq!(open("not asked for").1, 2);
+    });
+}
+
+#[test]
+fn a_user_is_asked_for_the_pin_of_a_token_that_is_not_there_yet() {
+    scenario(CLOUDHSM, one_key, |inside| {
+        let config = Config { module: Some(Recorder::module().to_owned()), ..Config::default() };
+        let keys = Keys::new(Ok(config), Arc::new(Environment::new(false, |_| None)));
+        let query = with_public(in_token("signing", "to come"), &inside.public("signing"));
+        let mut asked = 0;
+        let mut open = |public| {
+            let (token, object) = (query.token.clone(), query.label.clone());
+            let opened = keys.open(&Uri { token, object, public, ..Uri::default() }, &mut || {
+                asked += 1;
+                Ok(Some(Zeroizing::new(RIGHT.into())))
+            });
+            (opened.err().map(|error| error.reason()), asked)
+        };
+        // What cannot be loaded needs no PIN; what is loaded may sign later.
+        assert_eq!(open(None), (Some(Reason::TokenNotFound), 0));
+        assert_eq!(open(query.public.clone()), (None, 1));
     });
 }
 
