@@ -23,6 +23,21 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// So many octets can be locked. Of those who have waited for one for long enough one goes on, with the next.
 const OCTETS: u64 = 8;
+/// Whoever has locked one has said so after this time.
+const A_WHILE: Duration = Duration::from_millis(100);
+
+/// Where the file says since when an octet is locked: after what was accepted last, and when.
+fn begun_at(octet: u64) -> u64 {
+    8 * (2 + octet)
+}
+
+/// Whether the process that has locked an octet is at it for so long that nobody waits for it, as far as is known.
+fn has_hung(file: &File, octet: u64) -> bool {
+    let mut begun = [0; 8];
+    let is_known = file.read_exact_at(&mut begun, begun_at(octet)).is_ok();
+    let age = now().checked_sub(u64::from_le_bytes(begun));
+    is_known && age.is_some_and(|age| Duration::from_millis(age) >= PATIENCE)
+}
 
 /// A turn, until it is dropped.
 pub(super) struct Turn {
@@ -42,7 +57,12 @@ impl Turn {
         let Some(file) = &turn.file else { return Ok(turn) };
         let (mut octet, mut since) = (0, Instant::now());
         loop {
-            if turn.is_accepted(file) || fork::lock_octet(file, octet) {
+            if turn.is_accepted(file) {
+                break;
+            }
+            if fork::lock_octet(file, octet) {
+                // Where it cannot be said each of the others waits his full time.
+                let _ = file.write_all_at(&now().to_le_bytes(), begun_at(octet));
                 break;
             }
             if Instant::now() >= deadline {
@@ -51,7 +71,9 @@ impl Turn {
             }
             thread::sleep(POLL);
             turn.waited = true;
-            if since.elapsed() >= PATIENCE && octet + 1 < OCTETS {
+            let waited = since.elapsed();
+            let is_late = waited >= PATIENCE || waited >= A_WHILE && has_hung(file, octet);
+            if is_late && octet + 1 < OCTETS {
                 (octet, since) = (octet + 1, Instant::now());
             }
         }

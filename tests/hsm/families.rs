@@ -294,3 +294,25 @@ fn a_process_that_ends_or_hangs_in_its_login_keeps_no_other_from_it() {
         assert!(took < Duration::from_secs(3), "{took:?}");
     });
 }
+
+#[test]
+fn for_logins_that_hang_the_others_wait_once() {
+    scenario(CLOUDHSM, one_key, |inside| {
+        let settings =
+            Settings { runtime_directory: Some(runtime_directory(&inside.directory)), ..inside.settings() };
+        let public = inside.public("signing");
+        let log_in = || {
+            inside.signs(&Hsm::new(settings.clone()).key(labelled("signing"), inside.auth()), &public, DATA)
+        };
+        inside.control("block on=C_Login times=2 ms=60s");
+        let hang: Vec<_> = (0..2).map(|_| child_in_c_login(inside, log_in)).collect();
+        thread::sleep(Duration::from_secs(5));
+        let start = Instant::now();
+        assert!(in_child(LIMIT, log_in));
+        let took = start.elapsed();
+        for child in hang {
+            reap(child, Duration::ZERO);
+        }
+        assert!(took < Duration::from_secs(4), "{took:?}");
+    });
+}
