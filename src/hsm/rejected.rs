@@ -117,10 +117,15 @@ impl Notice {
     /// # Errors
     /// As for [`Turn::wait`].
     pub(super) fn turn(&mut self, deadline: Instant) -> Result<Turn> {
-        let turn =
-            Turn::wait(&self.directory, &format!("turn-{}", self.name), hash(&self.content), deadline)?;
+        let state = hash((&self.name, &self.content));
+        let turn = Turn::wait(&self.directory, &self.turns(), state, deadline)?;
         self.read();
         Ok(turn)
+    }
+
+    /// The name of the file of its turns. It stays, so that there are few for all sources: some programs write a PIN to a new file each time.
+    fn turns(&self) -> String {
+        format!("turn-{:02x}", hash(&self.name) & 0xff)
     }
 
     /// Tells other processes. Where the directory cannot be written they are not told.
@@ -157,7 +162,7 @@ impl Notice {
 mod tests {
     use super::*;
     use std::fs::Permissions;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     fn pin(text: &str) -> Arc<Pin> {
         Arc::new(Pin::new(text.into()))
@@ -178,6 +183,8 @@ mod tests {
     fn a_notice_stands_until_the_source_changes() {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
+        // Some may share it by their group only.
+        let _ = std::os::unix::fs::chown(directory.path(), None, Some(1));
         let stamp = |changed: &str| SourceStamp { source: "/etc/pin".into(), changed: changed.into() };
         let notice = |changed: &str| Notice::new(directory.path(), "hsm1", &stamp(changed));
         assert!(notice("1").stands().is_none());
@@ -187,7 +194,8 @@ mod tests {
         let files: Vec<_> =
             fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().path()).collect();
         assert_eq!(files.len(), 1);
-        assert_eq!(fs::metadata(&files[0]).unwrap().permissions().mode() & 0o777, 0o666);
+        let [all, posted] = [directory.path(), &files[0]].map(|path| fs::metadata(path).unwrap());
+        assert_eq!((posted.permissions().mode() & 0o777, posted.gid()), (0o666, all.gid()));
         let another = SourceStamp { source: "/etc/another".into(), ..stamp("1") };
         Notice::new(directory.path(), "hsm1", &another).withdraw();
         assert!(notice("1").stands().is_some());
@@ -203,13 +211,13 @@ mod tests {
         let stamp = SourceStamp { source: "pin".into(), changed: "1".into() };
         let notice = || Notice::new(directory.path(), "hsm1", &stamp);
         let link = |name: String| std::os::unix::fs::symlink(&victim, directory.path().join(name)).unwrap();
-        link("turn-hsm1%2fpin".into());
+        link(notice().turns());
         link("rejected-hsm1%2fpin".into());
         (0..100).for_each(|number| link(format!("rejected-hsm1%2fpin.{}-{number}", std::process::id())));
         notice().turn(Instant::now()).unwrap().accepted();
         notice().post();
         assert!(notice().stands().is_some());
-        let turn = directory.path().join("turn-hsm1%2fpin");
+        let turn = directory.path().join(notice().turns());
         fs::remove_file(&turn).unwrap();
         fs::hard_link(&victim, &turn).unwrap();
         notice().turn(Instant::now()).unwrap().accepted();
@@ -224,7 +232,7 @@ mod tests {
             let made = std::process::Command::new("mkfifo").arg(directory.path().join(name)).status();
             assert!(made.unwrap().success());
         };
-        fifo("turn-hsm1%2fpin");
+        fifo(&Notice::new(directory.path(), "hsm1", &stamp).turns());
         fifo("rejected-hsm1%2fpin");
         let (told, said) = std::sync::mpsc::channel();
         let path = directory.path().to_owned();
@@ -255,6 +263,16 @@ mod tests {
         notice("3").post();
         second.withdraw();
         assert!(notice("3").stands().is_some());
+    }
+
+    #[test]
+    fn thousands_of_sources_leave_few_files() {
+        let directory = tempfile::tempdir().unwrap();
+        for number in 0..2000 {
+            let stamp = SourceStamp { source: format!("/tmp/pin.{number}"), changed: "1".into() };
+            Notice::new(directory.path(), "hsm1", &stamp).turn(Instant::now()).unwrap().accepted();
+        }
+        assert!(fs::read_dir(directory.path()).unwrap().count() <= 256);
     }
 
     #[test]

@@ -2,12 +2,12 @@
 //! all send it before the first of them is told.
 //!
 //! As in a family one tries and the others wait for what comes of it, and after an acceptance all log in side by side, for a moment. A turn
-//! is an octet of a file, locked by the process: the system gives it to another one when the process ends, however that happens. Each
-//! source of a PIN has a file of its own: a process that closes one gives up all that it has locked there.
+//! is an octet of a file, locked by the process: the system gives it to another one when the process ends, however that happens. A
+//! source of a PIN shares its file with few others: a process that closes one gives up all that it has locked there.
 
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -126,8 +126,10 @@ fn open(directory: &Path, name: &str) -> Option<File> {
     file.metadata().is_ok_and(is_ours).then_some(file)
 }
 
-/// Opens a new file to all who share the directory, whatever this process's umask says.
+/// Opens a new file to all who share the directory, whatever this process's umask and group are.
 pub(super) fn share(directory: &Path, file: &File) -> io::Result<()> {
-    let mode = fs::metadata(directory)?.permissions().mode() & 0o666;
-    file.set_permissions(Permissions::from_mode(mode))
+    let shared = fs::metadata(directory)?;
+    // Whoever is not of its group leaves the file in his own.
+    let _ = fchown(file, None, Some(shared.gid()));
+    file.set_permissions(Permissions::from_mode(shared.mode() & 0o666))
 }
