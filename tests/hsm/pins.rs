@@ -69,7 +69,10 @@ fn processes_tell_each_other_of_a_rejected_pin() {
         for entry in std::fs::read_dir(inside.directory.join("run")).unwrap() {
             let path = entry.unwrap().path();
             let text = std::fs::read(&path).unwrap();
-            assert!(!String::from_utf8_lossy(&text).contains("wrong") && !path.to_string_lossy().contains("wrong"));
+            assert!(
+                !String::from_utf8_lossy(&text).contains("wrong")
+                    && !path.to_string_lossy().contains("wrong")
+            );
         }
         thread::sleep(Duration::from_millis(20));
         inside.write_pin(RIGHT);
