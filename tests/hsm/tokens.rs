@@ -115,6 +115,16 @@ fn a_key_is_used_without_a_name_under_a_login_that_was_made_by_name() {
 }
 
 #[test]
+fn the_only_token_is_sent_the_pin_whatever_it_says_it_wants() {
+    let settings = format!("{CLOUDHSM}token_flags = 0x400\ntoken = second,test\nlabel = other,hsm1\n");
+    scenario(&settings, a_second_token, |inside| {
+        // A slot without a token in it.
+        inside.control("error on=C_GetTokenInfo slot=1 until-cleared code=0xe0");
+        inside.signs(&inside.signing().0, &inside.public("signing"), DATA);
+    });
+}
+
+#[test]
 fn a_pin_is_not_sent_to_a_token_that_took_the_place_of_the_one_that_was_named() {
     scenario(CLOUDHSM, two_keys, |inside| {
         let (hsm, auth) = (inside.hsm(), inside.auth());
