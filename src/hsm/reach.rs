@@ -34,9 +34,8 @@ pub(super) fn wants_pin(hsm: &Hsm, query: &Query) -> bool {
         }
         Ok(false)
     };
-    // What has failed may be made good by the time the key is used, and a key that is known already may wait for its token.
-    let waits = query.public.is_some();
-    ask().unwrap_or_else(|trouble: Trouble| waits || !matches!(trouble, Trouble::Permanent(_)))
+    // What has failed may be made good by the time the key is used.
+    ask().unwrap_or_else(|trouble: Trouble| !matches!(trouble, Trouble::Permanent(_)))
 }
 
 /// The slots that a query may look at, one after the other.

@@ -191,23 +191,27 @@ fn a_user_is_asked_again_for_a_pin_that_was_rejected_in_a_child() {
 }
 
 #[test]
-fn a_user_is_asked_for_the_pin_of_a_token_that_is_not_there_yet() {
+fn a_user_is_asked_for_the_pin_of_a_key_that_is_loaded_without_the_hsm() {
     scenario(CLOUDHSM, one_key, |inside| {
         let config = Config { module: Some(Recorder::module().to_owned()), ..Config::default() };
         let keys = Keys::new(Ok(config), Arc::new(Environment::new(false, |_| None)));
-        let query = with_public(in_token("signing", "to come"), &inside.public("signing"));
         let mut asked = 0;
-        let mut open = |public| {
-            let (token, object) = (query.token.clone(), query.label.clone());
-            let opened = keys.open(&Uri { token, object, public, ..Uri::default() }, &mut || {
-                asked += 1;
-                Ok(Some(Zeroizing::new(RIGHT.into())))
-            });
+        let mut open = |token, public| {
+            let query = in_token("signing", token);
+            let opened = keys.open(
+                &Uri { token: query.token, object: query.label, public, ..Uri::default() },
+                &mut || {
+                    asked += 1;
+                    Ok(Some(Zeroizing::new(RIGHT.into())))
+                },
+            );
             (opened.err().map(|error| error.reason()), asked)
         };
-        // What cannot be loaded needs no PIN; what is loaded may sign later.
-        assert_eq!(open(None), (Some(Reason::TokenNotFound), 0));
-        assert_eq!(open(query.public.clone()), (None, 1));
+        let public = with_public(in_token("signing", "to come"), &inside.public("signing")).public;
+        assert_eq!(open("to come", public), (None, 1));
+        assert_eq!(inside.count("calls.C_Initialize"), 0);
+        // What cannot be loaded needs no PIN.
+        assert_eq!(open("not there", None), (Some(Reason::TokenNotFound), 1));
     });
 }
 
