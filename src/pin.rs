@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use once_cell::race::OnceBox;
 use zeroize::Zeroizing;
@@ -35,8 +35,8 @@ pub struct PinSource {
     resolved: OnceBox<Credential>,
     /// What was read after rejections, the newest last. Children have it too.
     refreshed: Chain<Credential>,
-    /// Somebody was told that the PIN is wrong.
-    rejected: AtomicBool,
+    /// Not 0 where somebody was told that the PIN which a user has entered is wrong, in this process or a child.
+    rejected: Option<&'static AtomicU64>,
 }
 
 enum Place {
@@ -77,12 +77,13 @@ impl PinSource {
 
     /// A PIN that somebody has entered.
     pub fn entered(pin: Arc<Pin>) -> Self {
-        Self::at(Place::Spec(PinSpec::Value(pin), Arc::new(Environment::new(false, |_| None))))
+        let place = Place::Spec(PinSpec::Value(pin), Arc::new(Environment::new(false, |_| None)));
+        Self { rejected: Some(family::number()), ..Self::at(place) }
     }
 
     fn at(place: Place) -> Self {
-        let (resolved, refreshed, rejected) = (OnceBox::new(), Chain::new(), AtomicBool::new(false));
-        Self { place, in_openssl_cnf: false, resolved, refreshed, rejected }
+        let (resolved, refreshed) = (OnceBox::new(), Chain::new());
+        Self { place, in_openssl_cnf: false, resolved, refreshed, rejected: None }
     }
 
     /// Whether some place has or names a PIN; if not, somebody may be asked.
@@ -90,9 +91,9 @@ impl PinSource {
         !matches!(self.place, Place::None(_))
     }
 
-    /// Whether a PIN from here was rejected.
+    /// Whether a PIN that a user has entered was rejected, in this process or a child.
     pub fn is_rejected(&self) -> bool {
-        self.rejected.load(Ordering::Acquire)
+        self.rejected.is_some_and(|rejected| rejected.load(Ordering::Acquire) != 0)
     }
 
     /// Reads the PIN now. What is wrong with it is told when it is needed.
@@ -134,7 +135,9 @@ impl Authenticator for PinSource {
     }
 
     fn refresh(&self) -> Result<Option<Credential>> {
-        self.rejected.store(true, Ordering::Release);
+        if let Some(rejected) = self.rejected {
+            rejected.store(1, Ordering::Release);
+        }
         if !self.is_file() {
             return Ok(None);
         }

@@ -76,6 +76,11 @@ pub(crate) fn know(credential: &Credential) {
     known(credential);
 }
 
+/// A number, 0, that this process shares with the children that it has afterwards.
+pub(crate) fn number() -> &'static AtomicU64 {
+    &fork::own_numbers(1)[0]
+}
+
 fn known(credential: &Credential) -> Option<&'static Known> {
     let make = || Some(Known::new(Arc::clone(&credential.pin), credential.stamp.as_ref()));
     KNOWN.find_or_push(|known| known.pin.same_as(&credential.pin), make)

@@ -183,7 +183,10 @@ impl Reach {
                 open.push(Arc::clone(slot));
             }
         }
-        let mut nameless = Nameless { logins: closed.len(), slots: closed, ambiguous: None };
+        // The only token there is may be sent it whatever its flags say, as the one in an only slot, which is not asked.
+        let is_only = closed.len() + open.len() == 1;
+        let mut nameless =
+            Nameless { logins: closed.len().max(is_only.into()), slots: closed, ambiguous: None };
         nameless.slots.append(&mut open);
         if labels.len() > 1 {
             let advice = "name one, as in pkcs11:token=LABEL or hsmkey-token";

@@ -5,8 +5,9 @@
 //! PIN and no hash of it. When the source changes, the file no longer counts.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -56,6 +57,9 @@ pub(super) struct Notice {
 /// A longer name of a file ends with a number instead, which stands for all of it.
 const LONGEST: usize = 200;
 
+/// No file of ours has more octets: a path and a few numbers.
+const MOST: u64 = 8192;
+
 impl Notice {
     /// The notice about a PIN: which token's, and from which source.
     pub(super) fn new(directory: &Path, token: &str, stamp: &SourceStamp) -> Self {
@@ -80,7 +84,16 @@ impl Notice {
     }
 
     fn read(&mut self) {
-        self.said = fs::read_to_string(self.file()).ok();
+        self.said = self.now_said().ok();
+    }
+
+    /// What the file says. Where somebody else may write too, it may be a pipe, or have no end.
+    fn now_said(&self) -> io::Result<String> {
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let mut said = String::new();
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(self.file())?;
+        file.take(MOST).read_to_string(&mut said)?;
+        Ok(said)
     }
 
     fn file(&self) -> PathBuf {
@@ -104,10 +117,15 @@ impl Notice {
     /// # Errors
     /// As for [`Turn::wait`].
     pub(super) fn turn(&mut self, deadline: Instant) -> Result<Turn> {
-        let turn =
-            Turn::wait(&self.directory, &format!("turn-{}", self.name), hash(&self.content), deadline)?;
+        let state = hash((&self.name, &self.content));
+        let turn = Turn::wait(&self.directory, &self.turns(), state, deadline)?;
         self.read();
         Ok(turn)
+    }
+
+    /// The name of the file of its turns. It stays, so that there are few for all sources: some programs write a PIN to a new file each time.
+    fn turns(&self) -> String {
+        format!("turn-{:02x}", hash(&self.name) & 0xff)
     }
 
     /// Tells other processes. Where the directory cannot be written they are not told.
@@ -134,7 +152,7 @@ impl Notice {
 
     /// Takes back what was said of an older state of the source. What another process was told meanwhile stays: it may be about a newer one.
     pub(super) fn withdraw(&self) {
-        if self.said.is_some() && fs::read_to_string(self.file()).ok() == self.said {
+        if self.said.is_some() && self.now_said().ok() == self.said {
             let _ = fs::remove_file(self.file());
         }
     }
@@ -144,7 +162,7 @@ impl Notice {
 mod tests {
     use super::*;
     use std::fs::Permissions;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     fn pin(text: &str) -> Arc<Pin> {
         Arc::new(Pin::new(text.into()))
@@ -165,6 +183,8 @@ mod tests {
     fn a_notice_stands_until_the_source_changes() {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
+        // Some may share it by their group only.
+        let _ = std::os::unix::fs::chown(directory.path(), None, Some(1));
         let stamp = |changed: &str| SourceStamp { source: "/etc/pin".into(), changed: changed.into() };
         let notice = |changed: &str| Notice::new(directory.path(), "hsm1", &stamp(changed));
         assert!(notice("1").stands().is_none());
@@ -174,7 +194,8 @@ mod tests {
         let files: Vec<_> =
             fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().path()).collect();
         assert_eq!(files.len(), 1);
-        assert_eq!(fs::metadata(&files[0]).unwrap().permissions().mode() & 0o777, 0o666);
+        let [all, posted] = [directory.path(), &files[0]].map(|path| fs::metadata(path).unwrap());
+        assert_eq!((posted.permissions().mode() & 0o777, posted.gid()), (0o666, all.gid()));
         let another = SourceStamp { source: "/etc/another".into(), ..stamp("1") };
         Notice::new(directory.path(), "hsm1", &another).withdraw();
         assert!(notice("1").stands().is_some());
@@ -190,13 +211,45 @@ mod tests {
         let stamp = SourceStamp { source: "pin".into(), changed: "1".into() };
         let notice = || Notice::new(directory.path(), "hsm1", &stamp);
         let link = |name: String| std::os::unix::fs::symlink(&victim, directory.path().join(name)).unwrap();
-        link("turn-hsm1%2fpin".into());
+        link(notice().turns());
         link("rejected-hsm1%2fpin".into());
         (0..100).for_each(|number| link(format!("rejected-hsm1%2fpin.{}-{number}", std::process::id())));
         notice().turn(Instant::now()).unwrap().accepted();
         notice().post();
         assert!(notice().stands().is_some());
+        let turn = directory.path().join(notice().turns());
+        fs::remove_file(&turn).unwrap();
+        fs::hard_link(&victim, &turn).unwrap();
+        notice().turn(Instant::now()).unwrap().accepted();
         assert_eq!(fs::read_to_string(victim).unwrap(), "as it was");
+    }
+
+    #[test]
+    fn what_others_have_put_there_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let stamp = SourceStamp { source: "pin".into(), changed: "1".into() };
+        let fifo = |name: &str| {
+            let made = std::process::Command::new("mkfifo").arg(directory.path().join(name)).status();
+            assert!(made.unwrap().success());
+        };
+        fifo(&Notice::new(directory.path(), "hsm1", &stamp).turns());
+        fifo("rejected-hsm1%2fpin");
+        let (told, said) = std::sync::mpsc::channel();
+        let path = directory.path().to_owned();
+        // One that waits is never heard of.
+        std::thread::spawn(move || {
+            let mut notice = Notice::new(&path, "hsm1", &stamp);
+            notice.turn(Instant::now()).unwrap().accepted();
+            notice.withdraw();
+            notice.post();
+            told.send(Notice::new(&path, "hsm1", &stamp).stands().is_some())
+        });
+        assert_eq!(said.recv_timeout(std::time::Duration::from_secs(5)), Ok(true));
+        // Nor is what never ends read to its end.
+        fs::remove_file(directory.path().join("rejected-hsm1%2fpin")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", directory.path().join("rejected-hsm1%2fpin")).unwrap();
+        let stamp = SourceStamp { source: "pin".into(), changed: "1".into() };
+        assert!(Notice::new(directory.path(), "hsm1", &stamp).stands().is_none());
     }
 
     #[test]
@@ -210,6 +263,16 @@ mod tests {
         notice("3").post();
         second.withdraw();
         assert!(notice("3").stands().is_some());
+    }
+
+    #[test]
+    fn thousands_of_sources_leave_few_files() {
+        let directory = tempfile::tempdir().unwrap();
+        for number in 0..2000 {
+            let stamp = SourceStamp { source: format!("/tmp/pin.{number}"), changed: "1".into() };
+            Notice::new(directory.path(), "hsm1", &stamp).turn(Instant::now()).unwrap().accepted();
+        }
+        assert!(fs::read_dir(directory.path()).unwrap().count() <= 256);
     }
 
     #[test]

@@ -227,7 +227,7 @@ impl<'a> Visit<'a> {
         }
     }
 
-    /// The login, and whether it was made now; none in a token that wants none, where no PIN is given for it.
+    /// The login, and whether it was made now; none in a token that wants none, where no PIN is given for it or none may be sent.
     pub(super) fn log_in(
         &self,
         slot: &Arc<Slot>,
@@ -235,7 +235,10 @@ impl<'a> Visit<'a> {
         seen: &mut Seen,
     ) -> Result<(Option<u64>, bool), Trouble> {
         if !self.may_log_in {
-            return Ok((None, false));
+            // Somebody who may can have made one.
+            let login = slot.login_epoch();
+            seen.login = login.map(|epoch| (Arc::clone(slot), epoch));
+            return Ok((login, false));
         }
         match slot.log_in(session, &self.client()) {
             Ok((epoch, now)) => {
@@ -285,9 +288,8 @@ impl<'a> Visit<'a> {
             }
         };
         let found = object::find(slot.module(), session, &mut template())?;
-        let Some(login) = epoch.filter(|_| found.is_empty() && !(now && seen.failures == 0)) else {
-            return Ok((found, epoch));
-        };
+        let in_doubt = self.may_log_in && found.is_empty() && !(now && seen.failures == 0);
+        let Some(login) = epoch.filter(|_| in_doubt) else { return Ok((found, epoch)) };
         let login = slot.renew_login(login, session, &self.client())?;
         seen.login = Some((Arc::clone(slot), login));
         Ok((object::find(slot.module(), session, &mut template())?, Some(login)))

@@ -2,12 +2,12 @@
 //! all send it before the first of them is told.
 //!
 //! As in a family one tries and the others wait for what comes of it, and after an acceptance all log in side by side, for a moment. A turn
-//! is an octet of a file, locked by the process: the system gives it to another one when the process ends, however that happens. Each
-//! source of a PIN has a file of its own: a process that closes one gives up all that it has locked there.
+//! is an octet of a file, locked by the process: the system gives it to another one when the process ends, however that happens. A
+//! source of a PIN shares its file with few others: a process that closes one gives up all that it has locked there.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -23,6 +23,21 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// So many octets can be locked. Of those who have waited for one for long enough one goes on, with the next.
 const OCTETS: u64 = 8;
+/// Whoever has locked one has said so after this time.
+const A_WHILE: Duration = Duration::from_millis(100);
+
+/// Where the file says since when an octet is locked: after what was accepted last, and when.
+fn begun_at(octet: u64) -> u64 {
+    8 * (2 + octet)
+}
+
+/// Whether the process that has locked an octet is at it for so long that nobody waits for it, as far as is known.
+fn has_hung(file: &File, octet: u64) -> bool {
+    let mut begun = [0; 8];
+    let is_known = file.read_exact_at(&mut begun, begun_at(octet)).is_ok();
+    let age = now().checked_sub(u64::from_le_bytes(begun));
+    is_known && age.is_some_and(|age| Duration::from_millis(age) >= PATIENCE)
+}
 
 /// A turn, until it is dropped.
 pub(super) struct Turn {
@@ -42,7 +57,12 @@ impl Turn {
         let Some(file) = &turn.file else { return Ok(turn) };
         let (mut octet, mut since) = (0, Instant::now());
         loop {
-            if turn.is_accepted(file) || fork::lock_octet(file, octet) {
+            if turn.is_accepted(file) {
+                break;
+            }
+            if fork::lock_octet(file, octet) {
+                // Where it cannot be said each of the others waits his full time.
+                let _ = file.write_all_at(&now().to_le_bytes(), begun_at(octet));
                 break;
             }
             if Instant::now() >= deadline {
@@ -51,7 +71,9 @@ impl Turn {
             }
             thread::sleep(POLL);
             turn.waited = true;
-            if since.elapsed() >= PATIENCE && octet + 1 < OCTETS {
+            let waited = since.elapsed();
+            let is_late = waited >= PATIENCE || waited >= A_WHILE && has_hung(file, octet);
+            if is_late && octet + 1 < OCTETS {
                 (octet, since) = (octet + 1, Instant::now());
             }
         }
@@ -90,20 +112,24 @@ fn now() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The file. What somebody else has put there, a link or a pipe, is neither written nor waited for.
 fn open(directory: &Path, name: &str) -> Option<File> {
     let path = directory.join(name);
     let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags(libc::O_NOFOLLOW);
-    options.open(&path).ok().or_else(|| {
-        let file =
-            options.create_new(true).open(&path).or_else(|_| options.create_new(false).open(&path)).ok()?;
+    options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    if let Ok(file) = options.clone().create_new(true).open(&path) {
         let _ = share(directory, &file);
-        Some(file)
-    })
+        return Some(file);
+    }
+    let file = options.open(&path).ok()?;
+    let is_ours = |state: Metadata| state.is_file() && state.nlink() == 1;
+    file.metadata().is_ok_and(is_ours).then_some(file)
 }
 
-/// Opens a new file to all who share the directory, whatever this process's umask says.
+/// Opens a new file to all who share the directory, whatever this process's umask and group are.
 pub(super) fn share(directory: &Path, file: &File) -> io::Result<()> {
-    let mode = fs::metadata(directory)?.permissions().mode() & 0o666;
-    file.set_permissions(Permissions::from_mode(mode))
+    let shared = fs::metadata(directory)?;
+    // Whoever is not of its group leaves the file in his own.
+    let _ = fchown(file, None, Some(shared.gid()));
+    file.set_permissions(Permissions::from_mode(shared.mode() & 0o666))
 }

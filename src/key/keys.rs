@@ -206,8 +206,9 @@ impl Keys {
             return Ok(Arc::clone(source) as Arc<dyn Authenticator>);
         }
         let named = PinSource::new(uri, config.pin.as_ref(), &self.environment)?;
-        // Nobody is asked for the PIN of a token that wants none.
-        let asks = !named.is_named() && hsm.wants_pin(&query(uri, Some(ObjectClass::PrivateKey)));
+        // Nobody is asked for the PIN of a token that wants none; but a key whose public half is known is loaded without the HSM.
+        let wants = || uri.public.is_some() || hsm.wants_pin(&query(uri, Some(ObjectClass::PrivateKey)));
+        let asks = !named.is_named() && wants();
         let entered = if asks { self.entered(&uri.token, ask)? } else { None };
         let source = entered.unwrap_or_else(|| Arc::new(named));
         // Now, as a server that has given up its rights cannot read the file later.

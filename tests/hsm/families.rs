@@ -8,7 +8,8 @@ use hsmkey::config::Config;
 use hsmkey::environment::Environment;
 use hsmkey::error::Reason;
 use hsmkey::hsm::{Hsm, Settings};
-use hsmkey::key::Keys;
+use hsmkey::key::{Key, Keys};
+use hsmkey::mechanism::Mechanism;
 use hsmkey::pin::PinSource;
 use hsmkey::secret::Pin;
 use hsmkey::uri::Uri;
@@ -160,6 +161,61 @@ fn a_user_is_asked_again_for_the_token_that_has_rejected_the_pin_only() {
 }
 
 #[test]
+fn a_user_is_asked_again_for_a_pin_that_was_rejected_in_a_child() {
+    scenario(CLOUDHSM, one_key, |inside| {
+        let config = Config { module: Some(Recorder::module().to_owned()), ..Config::default() };
+        let keys = Keys::new(Ok(config), Arc::new(Environment::new(false, |_| None)));
+        let query = with_public(in_token("signing", "hsm1"), &inside.public("signing"));
+        let uri = Uri { token: query.token, object: query.label, public: query.public, ..Uri::default() };
+        let mut asked = 0;
+        let mut open = |pin: &str| {
+            let opened = keys.open(&uri, &mut || {
+                asked += 1;
+                Ok(Some(Zeroizing::new(pin.into())))
+            });
+            (opened.unwrap(), asked)
+        };
+        let sign = |key: &Key| {
+            let mut output = [0; 512];
+            key.sign(&Mechanism::RsaPkcs, DATA, &mut output).err().map(|error| error.reason())
+        };
+        // A server that loads its key and has workers that sign; later it loads it again.
+        let (key, asked) = open("crypto_user:wrong password");
+        assert_eq!(asked, 1);
+        assert!(in_child(LIMIT, || assert_eq!(sign(&key), Some(Reason::PinRejected))));
+        let (key, asked) = open(RIGHT);
+        assert_eq!(asked, 2);
+        assert!(in_child(LIMIT, || assert_eq!(sign(&key), None)));
+        assert_eq!(open("not asked for").1, 2);
+    });
+}
+
+#[test]
+fn a_user_is_asked_for_the_pin_of_a_key_that_is_loaded_without_the_hsm() {
+    scenario(CLOUDHSM, one_key, |inside| {
+        let config = Config { module: Some(Recorder::module().to_owned()), ..Config::default() };
+        let keys = Keys::new(Ok(config), Arc::new(Environment::new(false, |_| None)));
+        let mut asked = 0;
+        let mut open = |token, public| {
+            let query = in_token("signing", token);
+            let opened = keys.open(
+                &Uri { token: query.token, object: query.label, public, ..Uri::default() },
+                &mut || {
+                    asked += 1;
+                    Ok(Some(Zeroizing::new(RIGHT.into())))
+                },
+            );
+            (opened.err().map(|error| error.reason()), asked)
+        };
+        let public = with_public(in_token("signing", "to come"), &inside.public("signing")).public;
+        assert_eq!(open("to come", public), (None, 1));
+        assert_eq!(inside.count("calls.C_Initialize"), 0);
+        // What cannot be loaded needs no PIN.
+        assert_eq!(open("not there", None), (Some(Reason::TokenNotFound), 1));
+    });
+}
+
+#[test]
 fn a_child_that_cannot_read_the_corrected_pin_has_it_from_its_parent() {
     let hsm = scenario(CLOUDHSM, one_key, |inside| {
         inside.write_pin("crypto_user:wrong password");
@@ -240,5 +296,27 @@ fn a_process_that_ends_or_hangs_in_its_login_keeps_no_other_from_it() {
         reap(hangs, Duration::ZERO);
         let took = sign_beside();
         assert!(took < Duration::from_secs(3), "{took:?}");
+    });
+}
+
+#[test]
+fn for_logins_that_hang_the_others_wait_once() {
+    scenario(CLOUDHSM, one_key, |inside| {
+        let settings =
+            Settings { runtime_directory: Some(runtime_directory(&inside.directory)), ..inside.settings() };
+        let public = inside.public("signing");
+        let log_in = || {
+            inside.signs(&Hsm::new(settings.clone()).key(labelled("signing"), inside.auth()), &public, DATA)
+        };
+        inside.control("block on=C_Login times=2 ms=60s");
+        let hang: Vec<_> = (0..2).map(|_| child_in_c_login(inside, log_in)).collect();
+        thread::sleep(Duration::from_secs(5));
+        let start = Instant::now();
+        assert!(in_child(LIMIT, log_in));
+        let took = start.elapsed();
+        for child in hang {
+            reap(child, Duration::ZERO);
+        }
+        assert!(took < Duration::from_secs(4), "{took:?}");
     });
 }

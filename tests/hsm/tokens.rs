@@ -94,6 +94,37 @@ fn what_is_seen_without_a_login_is_found_in_every_token_where_none_is_named() {
 }
 
 #[test]
+fn a_key_is_used_without_a_name_under_a_login_that_was_made_by_name() {
+    // All tokens want no PIN, they say; a PIN goes to those that are named.
+    let settings = format!("{CLOUDHSM}token_flags = 0x400\ntoken = test,second\nlabel = test,second\n");
+    let prepare = |hsm: &support::Hsm| {
+        one_key(hsm);
+        hsm.token.initialise("second", "crypto_user:another password");
+    };
+    scenario(&settings, prepare, |inside| {
+        let public = inside.public("signing");
+        let signed = in_child(Duration::from_secs(30), || {
+            inside.signs(&inside.hsm().key(in_token("signing", "test"), inside.auth()), &public, DATA);
+            inside.signs(&inside.hsm().key(labelled("signing"), inside.auth()), &public, DATA);
+            let missing = inside.hsm().key(labelled("missing"), inside.auth());
+            assert_eq!(sign(&missing, DATA).unwrap_err().reason(), Reason::KeyNotFound);
+            assert_eq!(inside.count("calls.C_Login"), 1);
+        });
+        assert!(signed);
+    });
+}
+
+#[test]
+fn the_only_token_is_sent_the_pin_whatever_it_says_it_wants() {
+    let settings = format!("{CLOUDHSM}token_flags = 0x400\ntoken = second,test\nlabel = other,hsm1\n");
+    scenario(&settings, a_second_token, |inside| {
+        // A slot without a token in it.
+        inside.control("error on=C_GetTokenInfo slot=1 until-cleared code=0xe0");
+        inside.signs(&inside.signing().0, &inside.public("signing"), DATA);
+    });
+}
+
+#[test]
 fn a_pin_is_not_sent_to_a_token_that_took_the_place_of_the_one_that_was_named() {
     scenario(CLOUDHSM, two_keys, |inside| {
         let (hsm, auth) = (inside.hsm(), inside.auth());
