@@ -209,6 +209,8 @@ static struct pollfd event(struct work *work) {
     size_t count = 0;
     if (ASYNC_WAIT_CTX_get_all_fds(work->waiting, NULL, &count) != 1 || count != 1) die("not one descriptor");
     ASYNC_WAIT_CTX_get_all_fds(work->waiting, &fd, &count);
+    /* Programs set the flags of what they poll, without a look at those that are set. */
+    fcntl(fd, F_SETFL, O_NONBLOCK);
     return (struct pollfd){.fd = fd, .events = POLLIN};
 }
 
