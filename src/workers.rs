@@ -86,6 +86,8 @@ fn door() -> Option<(Arc<Door>, bool)> {
 struct Door {
     shut: AtomicBool,
     inside: PerProcess<AtomicUsize>,
+    /// In such a call, or never to come back from one.
+    away: PerProcess<AtomicUsize>,
 }
 
 impl Door {
@@ -123,6 +125,7 @@ impl Door {
 /// that it owns may be touched any more, and nobody waits for it.
 pub fn outside<T>(call: impl FnOnce() -> T) -> T {
     let Some((door, true)) = door() else { return call() };
+    door.away.get().fetch_add(1, Ordering::SeqCst);
     door.leave();
     let result = catch_unwind(AssertUnwindSafe(call));
     if !door.enter() {
@@ -135,6 +138,7 @@ pub fn outside<T>(call: impl FnOnce() -> T) -> T {
             std::thread::park();
         }
     }
+    door.away.get().fetch_sub(1, Ordering::SeqCst);
     result.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
@@ -246,8 +250,8 @@ impl Workers {
         }
     }
 
-    /// Ends the threads: what nobody has begun is not done any more, what is being done is waited for, but not for ever. Whoever is in the HSM
-    /// for longer does not come back.
+    /// Ends the threads: what nobody has begun is not done any more, and who is inside is waited for. Who is in the HSM does not come back: a
+    /// provider hears of its end when the context that it is in is half gone.
     ///
     /// At exit(3) they stay: a thread's end is OpenSSL's business too, which must not go on while OpenSSL itself ends.
     pub fn close(&self) {
@@ -261,19 +265,18 @@ impl Workers {
             return;
         }
         drop(tasks);
-        pool.wanted.notify_all();
-        let until = Instant::now() + PATIENCE;
-        let own = std::thread::current().id();
-        // A worker may have the last reference.
-        for thread in threads.into_iter().filter(|thread| thread.thread().id() != own) {
-            while !thread.is_finished() && Instant::now() < until {
-                std::thread::sleep(POLL);
-            }
-            if thread.is_finished() {
-                let _ = thread.join();
-            }
-        }
         self.door.shut();
+        pool.wanted.notify_all();
+        let (until, own) = (Instant::now() + PATIENCE, std::thread::current().id());
+        // A worker may have the last reference.
+        let threads: Vec<_> = threads.into_iter().filter(|thread| thread.thread().id() != own).collect();
+        let left = || threads.iter().filter(|thread| !thread.is_finished()).count();
+        while left() > self.door.away.get().load(Ordering::SeqCst) && Instant::now() < until {
+            std::thread::sleep(POLL);
+        }
+        for thread in threads.into_iter().filter(JoinHandle::is_finished) {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -463,7 +466,7 @@ mod tests {
         has_begun.recv().unwrap();
         let before = Instant::now();
         workers.close();
-        assert!(before.elapsed() >= PATIENCE);
+        assert!(before.elapsed() < PATIENCE, "nobody waits for the HSM");
         drop(release);
         assert_eq!(receiver.recv(), Ok(false));
         assert!(receiver.recv_timeout(Duration::from_millis(200)).is_err(), "it came back");

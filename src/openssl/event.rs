@@ -18,8 +18,12 @@ use once_cell::race::OnceBox;
 use crate::workers;
 
 const FLAGS: c_int = libc::EFD_CLOEXEC | libc::EFD_NONBLOCK;
-/// The mark: it means nothing to an event, is seen in a child as well, and asks for no /proc.
-const MARK: c_int = libc::O_APPEND;
+/// The mark: the signal that would tell of input, were it asked for (F_SETSIG, fcntl(2)). Nobody asks for it of an event, which tells of nothing
+/// by signals. Applications that set the flags of a descriptor leave it there, a child sees it too, and it asks for no /proc.
+const MARK: c_int = libc::SIGWINCH;
+/// asm-generic/fcntl.h.
+const F_SETSIG: c_int = 10;
+const F_GETSIG: c_int = 11;
 /// As many descriptors as Linux gives to a process (fs.nr_open), in parts that are made when they are needed. An event beyond is none.
 const PARTS: usize = 1024;
 const PART: usize = 1024;
@@ -137,7 +141,7 @@ fn make(count: c_uint) -> RawFd {
     // SAFETY: no memory is passed. These are system calls and nothing more, which a child of a process with threads may make.
     unsafe {
         let fd = libc::eventfd(count, FLAGS);
-        if fd >= 0 && libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK | MARK) != 0 {
+        if fd >= 0 && libc::fcntl(fd, F_SETSIG, MARK) != 0 {
             libc::close(fd);
             return -1;
         }
@@ -145,16 +149,15 @@ fn make(count: c_uint) -> RawFd {
     }
 }
 
-/// Whether a descriptor is an event with the mark: of no type that a file has, and made to append.
+/// Whether a descriptor is an event with the mark: of no type that a file has.
 fn is_marked(fd: RawFd) -> bool {
     let mut status = MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: room for one structure, for which all zeros is a value. These are system calls and nothing more, as in `make`.
-    let (flags, status) = unsafe {
-        let flags = libc::fcntl(fd, libc::F_GETFL);
-        let known = flags >= 0 && libc::fstat(fd, status.as_mut_ptr()) == 0;
-        (if known { flags } else { 0 }, status.assume_init())
-    };
-    flags & (MARK | libc::O_NONBLOCK) == MARK | libc::O_NONBLOCK && status.st_mode & libc::S_IFMT == 0
+    unsafe {
+        libc::fcntl(fd, F_GETSIG) == MARK
+            && libc::fstat(fd, status.as_mut_ptr()) == 0
+            && status.assume_init().st_mode & libc::S_IFMT == 0
+    }
 }
 
 /// In a child, which has one thread, before the application goes on there.

@@ -209,6 +209,8 @@ static struct pollfd event(struct work *work) {
     size_t count = 0;
     if (ASYNC_WAIT_CTX_get_all_fds(work->waiting, NULL, &count) != 1 || count != 1) die("not one descriptor");
     ASYNC_WAIT_CTX_get_all_fds(work->waiting, &fd, &count);
+    /* Programs set the flags of what they poll, without a look at those that are set. */
+    fcntl(fd, F_SETFL, O_NONBLOCK);
     return (struct pollfd){.fd = fd, .events = POLLIN};
 }
 
@@ -474,8 +476,8 @@ static int load_in_a_job(void *argument) {
 }
 
 #if OPENSSL_VERSION_NUMBER >= 0x30000000L
-/* A job of a library context that goes while the HSM works. The worker comes back after it. */
-static void late(const char *path) {
+/* A job of a library context that goes while the HSM works. The worker comes back after it, or meets it on its way. */
+static void late(const char *path, int microseconds) {
     OSSL_LIB_CTX *own = OSSL_LIB_CTX_new();
     struct work *work = calloc(1, sizeof(*work));
     if (OSSL_LIB_CTX_load_config(own, getenv("OPENSSL_CONF")) != 1) die("configuration");
@@ -487,11 +489,9 @@ static void late(const char *path) {
     EVP_PKEY_free(of_context);
     work->waiting = ASYNC_WAIT_CTX_new();
     if (go_on(work)) die("not paused");
-    usleep(200000);
+    usleep(microseconds);
     end(work);
     OSSL_LIB_CTX_free(own);
-    usleep(3000000);
-    printf("ended\n");
 }
 #endif
 
@@ -586,7 +586,14 @@ int main(int argc, char **argv) {
         printf("right %d paused %d descriptors %d\n", right, paused, left_open());
 #if OPENSSL_VERSION_NUMBER >= 0x30000000L
     } else if (strcmp(scene, "context") == 0) {
-        late(argv[2]);
+        /* Everything that a process does once is done. */
+        struct work *first = begin();
+        run(&first);
+        if (!is_right(first)) die("wrong");
+        end(first);
+        for (int i = 0; i < count; i++) late(argv[2], count == 1 ? 200000 : 1000 * i);
+        usleep(count == 1 ? 3000000 : 0);
+        printf("ended\n");
 #endif
     } else if (strcmp(scene, "cleanup") == 0) {
         start(works, count);

@@ -124,14 +124,12 @@ fn where_a_child_is_given_no_event_it_signs_by_itself() {
 }
 
 /// The first signature of an EC key is verified by the application's OpenSSL.
-#[test]
-fn a_worker_that_comes_back_after_its_context_does_not_touch_it() {
-    // Longer than whoever ends waits.
-    let hsm = Hsm::cloudhsm_with("latency_c_sign = 1500ms");
+fn contexts_go(latency: &str, count: usize) {
+    let hsm = Hsm::cloudhsm_with(&format!("latency_c_sign = {latency}"));
     configured(&hsm, &[]);
     let key = hsm.import_ec("prime256v1", "ec");
     for openssl in OpenSsl::with_providers() {
-        let outcome = jobs(&openssl, &hsm, "context", &key, "ec", 1)
+        let outcome = jobs(&openssl, &hsm, "context", &key, "ec", count)
             .env_remove("MEASURE")
             .under("valgrind", ["--leak-check=no", "--error-exitcode=0"])
             .limit(Duration::from_secs(180))
@@ -139,6 +137,17 @@ fn a_worker_that_comes_back_after_its_context_does_not_touch_it() {
         assert_eq!(outcome.text().trim_end(), "ended");
         assert!(outcome.stderr.contains("ERROR SUMMARY: 0 errors"), "{}: {outcome}", openssl.version);
     }
+}
+
+#[test]
+fn a_worker_that_comes_back_after_its_context_does_not_touch_it() {
+    // Longer than whoever ends waits.
+    contexts_go("1500ms", 1);
+}
+
+#[test]
+fn a_context_goes_wherever_its_worker_is() {
+    contexts_go("10ms", 20);
 }
 
 /// 4.0 has no OPENSSL_atexit(3), and no engines, whose workers hear of the end by nothing else.
