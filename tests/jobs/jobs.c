@@ -301,7 +301,13 @@ static void child(struct work **works, int count, int way, int go) {
     if (!(way & DROPPED)) own = finish(works, count);
     for (int i = 0; i < count; i++) end(works[i]);
     int left = descriptors();
-    _exit(alone && own == count && left == 0 && round_of(count) == count && threads() > 1 && left_open() == 0 ? 0 : 3);
+    int fine = alone && own == count && left == 0;
+    int again = fine ? round_of(count) : 0, many = threads(), later = left_open();
+    if (fine && again == count && many > 1 && later == 0) _exit(0);
+    fprintf(stderr, "child of way %d: alone %d right %d left %d", way, alone, own, left);
+    fprintf(stderr, ", then right %d threads %d left %d\n", again, many, later);
+    ERR_print_errors_fp(stderr);
+    _exit(3);
 }
 
 static int forked(int way, int count, int *failed) {

@@ -34,7 +34,10 @@ fn jobs(openssl: &OpenSsl, hsm: &Hsm, scene: &str, key: &Key, operation: &str, c
 }
 
 fn said(openssl: &OpenSsl, hsm: &Hsm, scene: &str, key: &Key, operation: &str, count: usize) -> String {
-    jobs(openssl, hsm, scene, key, operation, count).succeeds().text().trim_end().to_owned()
+    let outcome = jobs(openssl, hsm, scene, key, operation, count).succeeds();
+    // Of a test that fails: what was wrong in a child is here.
+    eprint!("{}", outcome.stderr);
+    outcome.text().trim_end().to_owned()
 }
 
 /// The number behind a word.

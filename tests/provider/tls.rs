@@ -1,63 +1,18 @@
 //! TLS with an EC or Ed25519 key file on the server's side and on the client's.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
 
 use openssl::pkey::PKey;
 
-use crate::support::{Hsm, Key, Program};
+use crate::support::{Hsm, Key, Program, Server, free_port};
 
-/// A server that is ended with this value.
-struct Server(Child, u16);
-
-impl Server {
-    fn start(hsm: &Hsm, key: &str, certificate: &str, options: &[&str]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let address = format!("127.0.0.1:{port}");
-        let (variable, settings) = hsm.recorder.environment();
-        let log = std::fs::File::create(hsm.token.path("server.log")).unwrap();
-        let mut child = Command::new("openssl")
-            .args(["s_server", "-accept", &address, "-key", key, "-cert", certificate, "-www"])
-            .args(options)
-            .current_dir(hsm.token.directory())
-            .env("OPENSSL_CONF", hsm.openssl_cnf())
-            .env("SOFTHSM2_CONF", hsm.token.softhsm2_conf())
-            .env(variable, settings)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        // It says ACCEPT when it listens.
-        let mut said = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        while !line.starts_with("ACCEPT") {
-            line.clear();
-            assert!(said.read_line(&mut line).unwrap() > 0, "s_server ended");
-        }
-        std::thread::spawn(move || said.read_to_end(&mut Vec::new()));
-        Self(child, port)
-    }
-
-    /// Waits until it takes connections.
-    fn address(&self) -> String {
-        let address = format!("127.0.0.1:{}", self.1);
-        let until = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(&address).map(|mut stream| stream.write_all(b"\n")).is_err() {
-            assert!(Instant::now() < until, "nobody listens");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        address
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// s_server on a port of its own, which is ended with this value.
+fn s_server(hsm: &Hsm, key: &str, certificate: &str, options: &[&str]) -> (Server, String) {
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    let arguments = ["s_server", "-accept", &address, "-key", key, "-cert", certificate, "-www"];
+    let program = hsm.openssl(arguments.iter().chain(options));
+    (Server::foreground(program, port, Path::new(&hsm.token.path("server.log"))), address)
 }
 
 fn certificate(hsm: &Hsm, key: &Key, name: &str) -> String {
@@ -87,8 +42,7 @@ fn a_server_with_a_key_file_speaks_every_version() {
         for curve in ["prime256v1", "secp384r1", "secp521r1"] {
             let key = hsm.import_ec(curve, curve);
             let cert = certificate(&hsm, &key, "server.pem");
-            let server = Server::start(&hsm, &key.file, &cert, &[]);
-            let address = server.address();
+            let (_server, address) = s_server(&hsm, &key.file, &cert, &[]);
             for (version, cipher) in
                 [("-tls1_3", "TLS_AES_128_GCM_SHA256"), ("-tls1_2", "ECDHE-ECDSA-AES128-GCM-SHA256")]
             {
@@ -107,8 +61,7 @@ fn a_server_with_an_ed25519_key_file_speaks_every_version() {
     let hsm = Hsm::new();
     let key = hsm.import_with_pointer(PKey::generate_ed25519().unwrap(), "edwards");
     let cert = certificate(&hsm, &key, "server.pem");
-    let server = Server::start(&hsm, &key.file, &cert, &[]);
-    let address = server.address();
+    let (_server, address) = s_server(&hsm, &key.file, &cert, &[]);
     for version in ["-tls1_3", "-tls1_2"] {
         let said = get(&hsm, &address, &cert, &[version]);
         assert!(said.contains("Peer signature type: ed25519"), "{said}");
@@ -122,8 +75,7 @@ fn a_client_proves_itself_with_a_key_in_the_hsm() {
     let (server_cert, cert) =
         (certificate(&hsm, &server_key, "server.pem"), certificate(&hsm, &key, "client.pem"));
     let options = ["-Verify", "1", "-verify_return_error", "-CAfile", &cert];
-    let server = Server::start(&hsm, &server_key.software_file, &server_cert, &options);
-    let address = server.address();
+    let (_server, address) = s_server(&hsm, &server_key.software_file, &server_cert, &options);
     for name in [&key.file, &key.uri] {
         for version in ["-tls1_3", "-tls1_2"] {
             let client = ["s_client", "-connect", &address, "-CAfile", &server_cert, "-ign_eof", version];
