@@ -27,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// In less time nobody logs in and finds a key anew.
 const HELD_UP: Duration = Duration::from_millis(100);
 
+/// How often a key that was lost while its session was opened is found again before that counts as an attempt.
+const MOST_OVERTAKEN: u32 = 16;
+
 /// A private key in an HSM.
 #[derive(Clone)]
 pub struct PrivateKey(Arc<Inner>);
@@ -271,6 +274,7 @@ impl PrivateKey {
         ladder: &Ladder,
         seen: &mut search::Seen,
     ) -> Result<T, Trouble> {
+        let mut overtaken = 0;
         let (binding, epoch, session) = loop {
             let (binding, epoch) = self.bound(ladder, seen)?;
             let slot = &binding.slot;
@@ -288,6 +292,11 @@ impl PrivateKey {
                 break (binding, epoch, session);
             }
             slot.pool.put(session);
+            overtaken += 1;
+            if overtaken == MOST_OVERTAKEN {
+                seen.relied_on(&binding, epoch);
+                return Err(Trouble::Overtaken);
+            }
         };
         let slot = &binding.slot;
         let mut stays = false;
