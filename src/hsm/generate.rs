@@ -8,7 +8,8 @@ use super::object::{self, Template};
 use super::reach::Reach;
 use super::recover::{Ladder, Trouble};
 use super::rv::Failed;
-use super::search::{self, Seen, Visit};
+use super::search::{self, Seen};
+use super::visit::{Visit, address};
 use super::{Authenticator, Hsm, Object, ObjectClass, Query};
 use crate::error::{Error, Reason, Result};
 use crate::uri::TokenAttributes;
@@ -113,7 +114,7 @@ fn once(visit: &Visit, key: &NewKey, seen: &mut Seen) -> Result<Object, Trouble>
         let generated = visit.generated(&slot, session, pair, reach.epoch(), login);
         // Not to be repeated from the beginning.
         made = Some(generated.map_err(|trouble| {
-            let named = search::address(visit.query);
+            let named = address(visit.query);
             let detail = format!("the key {named} was made; what it is could not be asked for afterwards");
             let error = Error::new(Reason::HsmUnavailable, detail);
             match trouble {

@@ -24,6 +24,7 @@ mod slot;
 mod sync;
 mod token;
 mod turn;
+mod visit;
 
 use std::ffi::CString;
 use std::path::PathBuf;
