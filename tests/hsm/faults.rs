@@ -263,7 +263,8 @@ fn one_blocked_call(inside: &Inside, call: &str, limit: Duration) {
 
 #[test]
 fn a_search_that_does_not_return_costs_its_own_thread_only() {
-    scenario(CLOUDHSM, one_key, |inside| {
+    // So that one session is not enough for all.
+    scenario(&format!("{CLOUDHSM}latency_c_sign = 30ms\n"), one_key, |inside| {
         for call in ["C_OpenSession", "C_FindObjectsInit", "C_FindObjects"] {
             one_blocked_call(inside, call, Duration::from_secs(5));
         }
