@@ -102,18 +102,9 @@ impl Known {
 
     /// The number of a place: the one that it has, else the first that no place has.
     fn number(&self, place: u64) -> &'static AtomicU64 {
-        let its = |number: &&AtomicU64| match number.compare_exchange(
-            0,
-            place | UNTRIED,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        ) {
-            Ok(_) => true,
-            Err(value) => value & PLACE == place,
-        };
         let mut position = 0;
         loop {
-            if let Some(number) = self.group(position).iter().find(its) {
+            if let Some(number) = self.group(position).iter().find(|number| is_of(number, place)) {
                 return number;
             }
             position += 1;
@@ -139,6 +130,12 @@ impl Known {
         let (owners, numbers) = shared.split_at(shared.len() / (1 + GROUP));
         in_table(owners, numbers, hash((self.owner, position)))
     }
+}
+
+/// Whether a number is this place's, as it is from now on if it was no place's.
+fn is_of(number: &AtomicU64, place: u64) -> bool {
+    let taken = number.compare_exchange(0, place | UNTRIED, Ordering::AcqRel, Ordering::Acquire);
+    taken.map_or_else(|value| value & PLACE == place, |_| true)
 }
 
 /// The numbers of an owner: those that he has, else some that nobody has.

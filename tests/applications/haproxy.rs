@@ -175,6 +175,8 @@ fn serve(site: &Site, configuration: &str) {
         site.until("reloaded", || server.workers().iter().any(|worker| !workers.contains(worker)));
     });
     site.until("rid of the old worker", || !server.workers().iter().any(|worker| workers.contains(worker)));
+    // Only the new one can answer, and one that has not begun yet loses the signal: it would run for ever.
+    site.all_made(&server, &site.http().times(1), 1);
     let said = server.stop("USR1");
     nobody_crashed(&said);
     let ended: Vec<_> = said.lines().filter(|line| line.contains(") exited with code ")).collect();
