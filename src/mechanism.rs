@@ -16,8 +16,8 @@ pub use digest::{Digest, HashKind, digest_info};
 pub use ecdsa::{ecdsa_input, ecdsa_signature, ecdsa_size};
 pub use restriction::PssRestriction;
 
-/// What the HSM is given: a DigestInfo or a digest, or a whole block.
-pub type Input = Octets<128>;
+/// What the HSM is given: a DigestInfo, of 83 octets at most, or a digest, or a whole block.
+pub type Input = Octets<96>;
 
 /// What a token is asked to do with the input. It owns all it says, so that a request can outlive its caller.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -71,7 +71,8 @@ impl Scheme for Rsa {
 
     fn begin(context: &mut Context<Self>) -> Result<()> {
         let key = context.key()?;
-        let (pss_only, restriction) = (key.pss_only(), key.pss_restriction().copied());
+        let pss_only = key.pss_only();
+        let restriction = if pss_only { key.pss_restriction().copied() } else { None };
         context.scheme.mode = if pss_only { Mode::Pss } else { Mode::Pkcs1 };
         context.scheme.salt = context.provider.default_salt();
         context.scheme.restriction = None;
