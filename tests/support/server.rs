@@ -10,7 +10,7 @@
 //! A server that is dropped, also in a test that fails, is killed with all that it has started.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -242,7 +242,13 @@ impl TlsClient {
         if let Some(request) = &self.request {
             stream.write_all(request).map_err(|error| format!("sending: {error}"))?;
             let mut octets = [0; 4096];
-            let length = stream.read(&mut octets).map_err(|error| format!("reading: {error}"))?;
+            // A read that may time out is interrupted where the machine was stopped for a while (signal(7)).
+            let length = loop {
+                match stream.read(&mut octets) {
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    result => break result.map_err(|error| format!("reading: {error}"))?,
+                }
+            };
             if length == 0 {
                 return Err("no answer".into());
             }
