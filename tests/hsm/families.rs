@@ -272,22 +272,25 @@ fn processes_that_start_in_one_moment_log_in_side_by_side_after_the_first() {
     });
 }
 
+/// Signs with a login of its own, for which processes that share the runtime directory take turns.
+fn logs_in(inside: &Inside) -> impl Fn() {
+    let settings =
+        Settings { runtime_directory: Some(runtime_directory(&inside.directory)), ..inside.settings() };
+    let public = inside.public("signing");
+    move || inside.signs(&Hsm::new(settings.clone()).key(labelled("signing"), inside.auth()), &public, DATA)
+}
+
 #[test]
 fn a_process_that_ends_or_hangs_in_its_login_keeps_no_other_from_it() {
     scenario(CLOUDHSM, one_key, |inside| {
-        let settings =
-            Settings { runtime_directory: Some(runtime_directory(&inside.directory)), ..inside.settings() };
-        let public = inside.public("signing");
-        let log_in = || {
-            inside.signs(&Hsm::new(settings.clone()).key(labelled("signing"), inside.auth()), &public, DATA)
-        };
+        let log_in = logs_in(inside);
         let sign_beside = || {
             let start = Instant::now();
-            assert!(in_child(LIMIT, log_in));
+            assert!(in_child(LIMIT, &log_in));
             start.elapsed()
         };
         inside.control("block on=C_Login once ms=15s");
-        let hangs = child_in_c_login(inside, log_in);
+        let hangs = child_in_c_login(inside, &log_in);
         let took = sign_beside();
         assert!(took > Duration::from_secs(4) && took < Duration::from_secs(9), "{took:?}");
         // Long after it was accepted.
@@ -302,17 +305,12 @@ fn a_process_that_ends_or_hangs_in_its_login_keeps_no_other_from_it() {
 #[test]
 fn for_logins_that_hang_the_others_wait_once() {
     scenario(CLOUDHSM, one_key, |inside| {
-        let settings =
-            Settings { runtime_directory: Some(runtime_directory(&inside.directory)), ..inside.settings() };
-        let public = inside.public("signing");
-        let log_in = || {
-            inside.signs(&Hsm::new(settings.clone()).key(labelled("signing"), inside.auth()), &public, DATA)
-        };
+        let log_in = logs_in(inside);
         inside.control("block on=C_Login times=2 ms=60s");
-        let hang: Vec<_> = (0..2).map(|_| child_in_c_login(inside, log_in)).collect();
+        let hang: Vec<_> = (0..2).map(|_| child_in_c_login(inside, &log_in)).collect();
         thread::sleep(Duration::from_secs(5));
         let start = Instant::now();
-        assert!(in_child(LIMIT, log_in));
+        assert!(in_child(LIMIT, &log_in));
         let took = start.elapsed();
         for child in hang {
             reap(child, Duration::ZERO);
